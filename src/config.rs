@@ -1,0 +1,70 @@
+//! What a caller may choose.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::endpoint::Endpoint;
+
+const BUFFER_SIZES: RangeInclusive<usize> = 1024..=1024 * 1024 * 1024;
+
+/// `TCP_KEEPIDLE` is in whole seconds, and Linux takes no more of them (tcp(7)).
+const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
+
+/// The settings of a [`Server`](crate::Server). `Config::default()` is a server on
+/// 127.0.0.1, port 65432, without a limit of its own on connections.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// Connections held at once, at least 1. More wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// Bytes held for a connection that does not read what it is owed; 1 KiB to 1 GiB.
+    pub max_buffer: usize,
+    /// A connection on which no byte moved for this long is closed; `None` is never.
+    pub idle_timeout: Option<Duration>,
+    /// After this long without a byte the kernel asks whether the peer is still there, and gives it
+    /// up when three probes, a third of it apart, are not answered; whole seconds, 1 to 32767.
+    /// `None` leaves a vanished peer to the idle timeout.
+    pub keepalive: Option<Duration>,
+    /// How long a drain may take; zero cuts off at once.
+    pub drain_timeout: Duration,
+    /// Connections that the kernel may hold before they are accepted. It grants what it allows
+    /// (`net.core.somaxconn` on Linux; listen(2)).
+    pub backlog: u32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            endpoints: vec![Endpoint::default()],
+            max_connections: usize::MAX,
+            max_buffer: 64 * 1024,
+            idle_timeout: None,
+            keepalive: Some(Duration::from_secs(60)),
+            drain_timeout: Duration::from_secs(10),
+            backlog: 4096,
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the types leave open.
+    ///
+    /// # Errors
+    /// A sentence about the first setting that cannot be used.
+    pub fn check(&self) -> Result<(), String> {
+        if self.endpoints.is_empty() {
+            return Err("no endpoint to listen on".into());
+        }
+        if self.max_connections == 0 {
+            return Err("the maximum of connections must be at least 1".into());
+        }
+        if !BUFFER_SIZES.contains(&self.max_buffer) {
+            return Err("the maximum buffer must be from 1KiB to 1024MiB".into());
+        }
+        if self.keepalive.is_some_and(|idle| !KEEPALIVES.contains(&idle)) {
+            return Err("keepalive must be from 1s to 32767s, or off".into());
+        }
+        Ok(())
+    }
+}

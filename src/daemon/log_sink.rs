@@ -1,0 +1,105 @@
+//! Where log lines go: a bounded queue, and a thread that writes it to stderr.
+//!
+//! A terminal that is paused, a pipe that nobody reads, a full disk: to write a log line can take for
+//! ever, and the loop has other things to do. What the queue has no room for is dropped and counted,
+//! and what cannot be written is no reason to die.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use env_logger::Target;
+use log::{LevelFilter, warn};
+
+/// Lines that may wait.
+const LINES: usize = 1024;
+
+/// How long the end of the program may be held up by its last lines.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The daemon's log, from [`install`] on.
+#[derive(Clone)]
+pub struct LogSink(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: VecDeque<Vec<u8>>,
+    dropped: u64,
+    /// A line has left the queue and is not yet written.
+    writing: bool,
+}
+
+/// Sends the log to stderr, from `level` up. `RUST_LOG`, where set, wins.
+///
+/// # Errors
+/// No thread could be started.
+pub fn install(level: LevelFilter) -> io::Result<LogSink> {
+    let sink = LogSink(Arc::default());
+    env_logger::Builder::new()
+        .filter_level(level)
+        .parse_default_env()
+        .target(Target::Pipe(Box::new(sink.clone())))
+        .init();
+    let writer = sink.clone();
+    thread::Builder::new().name("log".into()).spawn(move || writer.write_to(io::stderr()))?;
+    Ok(sink)
+}
+
+impl LogSink {
+    /// Waits until what was logged is written, but not for long.
+    pub fn flush(&self) {
+        let unfinished = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
+        drop(self.0.changed.wait_timeout_while(self.lock(), LAST_WORDS, unfinished));
+    }
+
+    fn write_to(&self, mut out: impl Write) {
+        loop {
+            let mut queue = self.lock();
+            if let Some(line) = queue.lines.pop_front() {
+                queue.writing = true;
+                drop(queue);
+                // A log that cannot be written is lost; there is nobody left to tell.
+                let _ = out.write_all(&line);
+                self.lock().writing = false;
+                self.0.changed.notify_all();
+            } else if queue.dropped > 0 {
+                let dropped = mem::take(&mut queue.dropped);
+                drop(queue);
+                warn!("{dropped} log lines were dropped, stderr was too slow for them");
+            } else {
+                drop(self.0.changed.wait(queue));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call is one line: the logger formats it whole before it writes.
+impl Write for LogSink {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut queue = self.lock();
+        if queue.lines.len() < LINES {
+            queue.lines.push_back(line.to_vec());
+            self.0.changed.notify_all();
+        } else {
+            queue.dropped += 1;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

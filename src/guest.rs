@@ -1,0 +1,47 @@
+//! The seam that keeps the server a text about sockets.
+
+use std::io;
+use std::time::Instant;
+
+use mio::event::Event;
+use mio::{Registry, Token};
+
+/// Anything else that can happen on the server's poll: a signal, say, that a pipe has turned into an
+/// event. A guest needs no second loop and no flag that is looked at now and then.
+///
+/// It is `Send` so that a caller may bind a server here and run it on a thread over there.
+pub trait Guest: Send {
+    /// Registers itself, with this token. The loop is edge-triggered: a guest takes all there is, or
+    /// remembers.
+    ///
+    /// # Errors
+    /// Those of the registry; the server does not start.
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()>;
+
+    /// An event has come for it.
+    ///
+    /// # Errors
+    /// Ends the loop: a guest keeps its own clients' errors to itself.
+    fn ready(&mut self, registry: &Registry, event: &Event) -> io::Result<Wish>;
+
+    /// When it wants to be called although nothing happened.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// That moment has come.
+    fn on_due(&mut self, _now: Instant) -> Wish {
+        Wish::Nothing
+    }
+}
+
+/// What a guest may ask of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Go on.
+    Nothing,
+    /// Give back all that was taken, then end, as a [`Stopper`](crate::Stopper) does.
+    Drain,
+    /// End at once, and tell the caller of [`run`](crate::Server::run) this status.
+    Stop(u8),
+}

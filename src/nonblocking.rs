@@ -1,0 +1,107 @@
+//! One nonblocking call, and every answer it can give.
+//!
+//! A blocking `recv` has two good answers: some bytes, or the end. It waits inside the call until it
+//! has one of them. A nonblocking `recv` has a third, *would block*: nothing now, ask again when told
+//! to. `EINTR` is no answer at all: the call is made again, here, and nobody else hears of it.
+//!
+//! Sources: recv(2), send(2), and "Non-blocking Sockets" in the Socket Programming HOWTO.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+
+use mio::net::TcpStream;
+
+/// A connected stream whose calls never wait.
+pub trait Stream: Read + Write {
+    /// Whether a recv that fills less than the room it was given may stand for "empty now", so that
+    /// the next recv, which would only say "would block", need not be made.
+    ///
+    /// True only where more bytes are sure to be announced by an edge of their own, whether or not
+    /// the call ever answered would-block: TCP over epoll(7) and kqueue(2). Poll(2) is armed again
+    /// only by a would-block, so there the shortcut would leave the connection deaf.
+    const SHORT_RECV_MEANS_EMPTY: bool;
+
+    /// Ends our direction, shutdown(2) with `SHUT_WR`: the peer gets what is under way, then the end.
+    ///
+    /// # Errors
+    /// What shutdown(2) says, such as `ENOTCONN` when the peer has reset the connection.
+    fn shutdown_write(&self) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    const SHORT_RECV_MEANS_EMPTY: bool = cfg!(all(
+        any(
+            target_os = "linux",
+            target_os = "android",
+            target_os = "macos",
+            target_os = "ios",
+            target_os = "freebsd",
+            target_os = "netbsd",
+            target_os = "openbsd",
+            target_os = "dragonfly",
+        ),
+        not(mio_unsupported_force_poll_poll)
+    ));
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+/// What a nonblocking recv answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// This many bytes, at least one.
+    Bytes(usize),
+    /// Zero bytes: the peer has finished sending. It may well still be receiving.
+    End,
+    /// Nothing now.
+    WouldBlock,
+}
+
+/// What a nonblocking send answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// The kernel took this many bytes, perhaps fewer than were offered.
+    Bytes(usize),
+    /// The kernel's send buffer is full.
+    WouldBlock,
+}
+
+/// Receives into `room`, which must not be empty: a recv into nothing answers 0, and 0 means the end.
+///
+/// # Errors
+/// Any error of recv(2) but `EAGAIN`, which is an answer, and `EINTR`.
+pub fn recv(stream: &mut impl Read, room: &mut [u8]) -> io::Result<Received> {
+    debug_assert!(!room.is_empty());
+    match uninterrupted(|| stream.read(room)) {
+        Ok(0) => Ok(Received::End),
+        Ok(n) => Ok(Received::Bytes(n)),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Received::WouldBlock),
+        Err(e) => Err(e),
+    }
+}
+
+/// Sends what the kernel will take of `bytes`, which must not be empty.
+///
+/// # Errors
+/// Any error of send(2) but `EAGAIN`, which is an answer, and `EINTR`; `WriteZero` for a stream that
+/// takes nothing and does not say why.
+pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<Sent> {
+    debug_assert!(!bytes.is_empty());
+    match uninterrupted(|| stream.write(bytes)) {
+        Ok(0) => Err(ErrorKind::WriteZero.into()),
+        Ok(n) => Ok(Sent::Bytes(n)),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Sent::WouldBlock),
+        Err(e) => Err(e),
+    }
+}
+
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            answer => return answer,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! How connections end that nothing ends by itself: the idle timeout, the lingering close, the drain.
+
+use std::time::{Duration, Instant};
+
+use log::info;
+use mio::net::TcpStream;
+
+use super::{Ended, Server};
+use crate::connection::{Connection, LINGER, Readiness};
+use crate::deadline::after;
+use crate::guest::Wish;
+
+/// In a drain, how long nothing must have moved on a connection that owes nothing, before it is taken
+/// to have given back all it took. It covers what was on its way when the stop came.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// What a drain has still to come to.
+pub(super) struct Drain {
+    began: Instant,
+    /// Half the time is over: receive no more.
+    half: Option<Instant>,
+    /// All of it is.
+    end: Option<Instant>,
+}
+
+impl Drain {
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.half.or(self.end)
+    }
+}
+
+impl Server {
+    pub(super) fn close_due(&mut self) {
+        while let Some(key) = self.deadlines.pop_due(self.now) {
+            self.expire(key);
+        }
+        for i in 0..self.guests.len() {
+            if self.guests[i].due().is_some_and(|due| due <= self.now) {
+                let wish = self.guests[i].on_due(self.now);
+                self.grant(wish);
+            }
+        }
+    }
+
+    /// A connection's entry has come up. If it has moved since, or need not end, it is put back.
+    fn expire(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        let (mut since, mut patience) = (connection.last_progress(), self.idle_timeout);
+        if let Some(drain) = &self.drain {
+            since = since.max(drain.began);
+            if connection.is_settled() {
+                patience = Some(QUIET);
+            }
+        }
+        if connection.is_lingering() {
+            patience = Some(LINGER);
+        }
+        let due = after(since, patience);
+        if due.is_none_or(|due| due > self.now) {
+            self.schedule(key, due);
+        } else if connection.is_lingering() {
+            self.close(key, format_args!("lingered long enough"));
+        } else if let Err(e) = connection.linger(&mut self.pool, self.now) {
+            self.close(key, format_args!("{e}"));
+        } else {
+            self.schedule(key, after(self.now, Some(LINGER)));
+            self.drive(key);
+        }
+    }
+
+    /// In a drain everybody is looked at every [`QUIET`]: whether a connection is settled does not
+    /// depend on time alone.
+    pub(super) fn schedule(&mut self, key: usize, due: Option<Instant>) {
+        let due = if self.drain.is_some() { after(self.now, Some(QUIET)) } else { due };
+        self.deadlines.schedule(key, due);
+    }
+
+    pub(super) fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Nothing => {}
+            Wish::Drain => self.begin_drain(),
+            Wish::Stop(status) => self.ended = Some(Ended::Stopped { status }),
+        }
+    }
+
+    /// Every byte comes back that was taken when the stop came, and what keeps arriving behind it.
+    ///
+    /// Who waits in the backlog is accepted and served too; a listener closes once nobody waits. Each
+    /// connection is driven once with all bits set, so that a would-block, and no older hint, says
+    /// that nothing is left. From then on one that is quiet ends, and one that owes waits for its
+    /// reader. At half the time we stop receiving and send what is owed; at the end we close.
+    pub(super) fn begin_drain(&mut self) {
+        if self.drain.is_some() {
+            return;
+        }
+        info!("draining, {} connections open", self.connections.len());
+        self.drain = Some(Drain {
+            began: self.now,
+            half: after(self.now, Some(self.drain_timeout / 2)),
+            end: after(self.now, Some(self.drain_timeout)),
+        });
+        self.listeners.latch_all();
+        self.drive_all(|connection| connection.latch(Readiness::ALL));
+        for (key, _) in &self.connections {
+            self.deadlines.schedule(key, after(self.now, Some(QUIET)));
+        }
+    }
+
+    pub(super) fn advance_drain(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let end = drain.end;
+        if drain.half.is_some_and(|half| half <= self.now) {
+            drain.half = None;
+            self.listeners.close_all();
+            self.drive_all(Connection::finish);
+        }
+        let all_gone = self.connections.is_empty() && self.listeners.is_empty();
+        if all_gone || end.is_some_and(|end| end <= self.now) {
+            self.ended.get_or_insert(Ended::Drained { cut_off: self.connections.len() });
+        }
+    }
+
+    fn drive_all(&mut self, prepare: impl Fn(&mut Connection<TcpStream>)) {
+        self.run_queue.clear();
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            prepare(&mut self.connections[key]);
+            self.drive(key);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! What the tests share: a server in this process, the daemon as a process of its own, and clients
+//! that give up at a deadline instead of hanging.
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use echoload::{Config, Ended, Server, Stopper};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// After this long a test has failed. Far more than anything takes on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Tries until it holds.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < DEADLINE, "not in time: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Bytes that differ from place to place, so that a swap or a shift shows.
+pub fn pattern(length: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        bytes.extend(x.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+#[track_caller]
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("connect");
+    stream.set_read_timeout(Some(DEADLINE)).expect("set a deadline");
+    stream.set_write_timeout(Some(DEADLINE)).expect("set a deadline");
+    stream.set_nodelay(true).expect("set nodelay");
+    stream
+}
+
+/// Sends and gets back the same.
+#[track_caller]
+pub fn ping(stream: &mut TcpStream, message: &[u8]) {
+    stream.write_all(message).expect("send");
+    expect_bytes(stream, message);
+}
+
+#[track_caller]
+pub fn expect_bytes(stream: &mut TcpStream, expected: &[u8]) {
+    let mut got = vec![0; expected.len()];
+    stream.read_exact(&mut got).expect("receive");
+    assert!(got == expected, "other bytes came back");
+}
+
+#[track_caller]
+pub fn expect_end(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("the end");
+    assert!(rest.is_empty(), "{} bytes instead of the end", rest.len());
+}
+
+/// Half-closes, and expects the end in answer.
+#[track_caller]
+pub fn leave(mut stream: TcpStream) {
+    stream.shutdown(Shutdown::Write).expect("half-close");
+    expect_end(&mut stream);
+}
+
+/// Closes with a reset.
+pub fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger 0");
+    drop(stream);
+}
+
+/// Sends until neither the kernels nor the server take more; how many bytes that was. Without
+/// `TCP_NODELAY` and small buffers this is some megabytes.
+#[track_caller]
+pub fn stuff(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    stream.set_nonblocking(true).expect("nonblocking");
+    let (mut sent, mut last) = (0, Instant::now());
+    while sent < bytes.len() && last.elapsed() < Duration::from_millis(200) {
+        match stream.write(&bytes[sent..]) {
+            Ok(n) => (sent, last) = (sent + n, Instant::now()),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(e) => panic!("send: {e}"),
+        }
+    }
+    stream.set_nonblocking(false).expect("blocking");
+    sent
+}
+
+/// A server on a thread of this process.
+pub struct InProcess {
+    pub address: SocketAddr,
+    pub stopper: Stopper,
+    thread: Option<JoinHandle<std::io::Result<Ended>>>,
+}
+
+impl InProcess {
+    /// On a port of 127.0.0.1 that the system picks.
+    pub fn start(config: Config) -> InProcess {
+        let endpoints = vec!["tcp://127.0.0.1:0".parse().expect("endpoint")];
+        InProcess::run(Server::bind(&Config { endpoints, ..config }).expect("bind"))
+    }
+
+    pub fn run(server: Server) -> InProcess {
+        let (address, stopper) = (server.local_addrs()[0], server.stopper());
+        InProcess { address, stopper, thread: Some(thread::spawn(move || server.run())) }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        connect(self.address)
+    }
+
+    /// Asks for the drain and waits for its end.
+    #[track_caller]
+    pub fn stop(mut self) -> Ended {
+        self.stopper.stop().expect("wake the server");
+        self.join()
+    }
+
+    /// Waits for the end of the run.
+    #[track_caller]
+    pub fn join(&mut self) -> Ended {
+        let thread = self.thread.take().expect("not joined before");
+        eventually("the server ends", || thread.is_finished());
+        thread.join().expect("no panic").expect("no error")
+    }
+}
+
+/// The drain is part of every test: a server that cannot end fails it.
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        if self.thread.is_some() && !thread::panicking() {
+            self.stopper.stop().expect("wake the server");
+            self.join();
+        }
+    }
+}
+
+/// The built daemon. When a test is done with it, it is asked the last questions: are all files back,
+/// is it at rest, does an echo still work, does it end well, and has it logged neither an error nor a
+/// panic?
+pub struct Daemon {
+    child: Child,
+    pub addresses: Vec<SocketAddr>,
+    log: Arc<Mutex<String>>,
+    files_at_start: usize,
+    asked: bool,
+}
+
+impl Daemon {
+    /// On a port of 127.0.0.1 that the system picks.
+    #[track_caller]
+    pub fn start(options: &[&str]) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_echod"));
+        command.args(options).arg("tcp://127.0.0.1:0");
+        Daemon::spawn(&mut command)
+    }
+
+    /// Any command that ends up as the daemon, under the same process id.
+    #[track_caller]
+    pub fn spawn(command: &mut Command) -> Daemon {
+        command.env_remove("RUST_LOG").stdin(Stdio::null());
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("piped"));
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                *lines.lock().expect("log") += &(line + "\n");
+            }
+        });
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut addresses = Vec::new();
+        // The lines come in one write, once all is bound.
+        loop {
+            let mut line = String::new();
+            stdout.read_line(&mut line).expect("stdout");
+            let Some(address) = line.trim_end().strip_prefix("tcp://") else {
+                panic!("no address line: {line:?}; log: {}", log.lock().expect("log"));
+            };
+            addresses.push(address.parse().expect("an address"));
+            if stdout.buffer().is_empty() {
+                break;
+            }
+        }
+        // Whatever is not there yet would later look like a leak.
+        connect(addresses[0]).shutdown(Shutdown::Write).expect("half-close");
+        let mut daemon = Daemon { child, addresses, log, files_at_start: 0, asked: false };
+        daemon.files_at_start = daemon.settled_files();
+        daemon
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        connect(self.address())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().expect("log").clone()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("kill");
+    }
+
+    /// Open files, those of connections included.
+    pub fn files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("/proc").count()
+    }
+
+    /// The files that are open once the number has stopped changing.
+    fn settled_files(&self) -> usize {
+        let mut last = (self.files(), Instant::now());
+        while last.1.elapsed() < Duration::from_millis(50) {
+            thread::sleep(Duration::from_millis(5));
+            let now = self.files();
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+        }
+        last.0
+    }
+
+    #[track_caller]
+    pub fn expect_files_back(&self) {
+        eventually("all files are back", || self.files() <= self.files_at_start);
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> usize {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid())).expect("/proc");
+        let pages: usize =
+            statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("resident pages");
+        pages * 4096
+    }
+
+    /// User and system time used so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("/proc");
+        let fields: Vec<&str> = stat[stat.rfind(')').expect("name") + 2..].split(' ').collect();
+        let ticks: u64 = [11, 12].iter().map(|&i| fields[i].parse::<u64>().expect("ticks")).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// CPU time used while `watched` goes by.
+    pub fn cpu_within(&self, watched: Duration) -> Duration {
+        let before = self.cpu();
+        thread::sleep(watched);
+        self.cpu() - before
+    }
+
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the daemon ends", || {
+            status = self.child.try_wait().expect("wait");
+            status.is_some()
+        });
+        self.asked = true;
+        status.expect("ended")
+    }
+
+    /// The last questions. A test that ends the daemon in its own way asks its own.
+    #[track_caller]
+    pub fn last_questions(&mut self) {
+        self.expect_files_back();
+        let mut stream = self.connect();
+        ping(&mut stream, b"one last echo");
+        leave(stream);
+        self.expect_files_back();
+        let cpu = self.cpu_within(Duration::from_millis(300));
+        assert!(cpu < Duration::from_millis(50), "used {cpu:?} while idle");
+        self.signal(Signal::SIGTERM);
+        assert_eq!(self.wait().code(), Some(0), "log: {}", self.log());
+        let log = self.log();
+        assert!(!log.contains("panicked") && !log.contains("ERROR"), "log: {log}");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        } else if !self.asked {
+            self.last_questions();
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether a program that a test needs is there. Says so loudly if not: the test did not run.
+pub fn have(tool: &str, probe: &[&str]) -> bool {
+    let found = Command::new(tool)
+        .args(probe)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !found {
+        eprintln!("NOT RUN: this test needs a working `{tool} {}`", probe.join(" "));
+    }
+    found
+}
