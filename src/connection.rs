@@ -8,7 +8,7 @@
 //!           recv answers 0                nothing owed
 //!   Open ------------------> HalfClosed ----------------> gone
 //!    | \                          ^                         ^
-//!    |  \ finish()                | recv answers 0          | 1 MiB discarded,
+//!    |  \ finish()                | recv answers 0          | too much discarded,
 //!    |   v        nothing owed    |                         | or 1 s gone by
 //!    |   Flushing -----------> Lingering -------------------+
 //!    |                            ^
@@ -31,8 +31,9 @@ const BUDGET: usize = 1024 * 1024;
 /// system calls with one budget.
 const CALL: usize = 4096;
 
-/// Bytes discarded at most while lingering.
-const DISCARD: usize = 1024 * 1024;
+/// Bytes discarded at most while lingering: about what two kernels hold for a peer that sends and
+/// does not read. One that still sends behind them is not going to stop.
+const DISCARD: usize = 16 * 1024 * 1024;
 
 /// How long a connection lingers at most.
 pub const LINGER: Duration = Duration::from_secs(1);

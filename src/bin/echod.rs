@@ -5,13 +5,14 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser};
 use log::{LevelFilter, info, warn};
 
 use echoload::daemon::signals::Signals;
 use echoload::daemon::{limits, log_sink};
-use echoload::{Config, Ended, Endpoint, Server, units};
+use echoload::{Config, Ended, Endpoint, Server, cli, units};
+
+const NAME: &str = "echod";
 
 /// Echoes what it receives, until stopped.
 ///
@@ -20,7 +21,7 @@ use echoload::{Config, Ended, Endpoint, Server, units};
 ///
 /// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
 #[derive(Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {
     /// tcp://HOST:PORT, where HOST is a name, an IPv4 address, an IPv6 address in brackets, or
     /// nothing for every interface, and PORT 0 lets the system pick one
@@ -70,23 +71,37 @@ Exit codes:
   128 + N  stopped by a second signal, number N";
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let log = match log_sink::install(options.level()) {
-        Ok(log) => log,
-        Err(e) => return fail(&format!("cannot start the log: {e}")),
-    };
-    let exit = run(options);
-    log.flush();
-    exit.unwrap_or_else(|e| fail(&e.to_string()))
+    match cli::parse(Options::command()) {
+        Ok(options) => run(options).unwrap_or_else(|e| {
+            cli::complain(NAME, &e.to_string());
+            ExitCode::FAILURE
+        }),
+        Err(exit) => exit,
+    }
 }
 
 fn run(options: Options) -> io::Result<ExitCode> {
     let most = limits::raise_file_limit()?;
+    let level = options.level();
     let config = options.config(most);
     if let Err(why) = config.check() {
-        Options::command().error(ErrorKind::ValueValidation, why).exit();
+        cli::complain(NAME, &why);
+        return Ok(ExitCode::from(2));
     }
-    let mut server = Server::bind(&config)?;
+    let log = log_sink::install(level)?;
+    if config.max_connections > most {
+        warn!("the limit of open files allows only {most} connections");
+    }
+    let ended = serve(&config);
+    log.flush();
+    Ok(match ended? {
+        Ended::Drained { .. } => ExitCode::SUCCESS,
+        Ended::Stopped { status } => ExitCode::from(status),
+    })
+}
+
+fn serve(config: &Config) -> io::Result<Ended> {
+    let mut server = Server::bind(config)?;
     // Before the addresses are out: whoever reads them may send a signal at once.
     server.invite(Box::new(Signals::install()?))?;
     info!(
@@ -96,15 +111,11 @@ fn run(options: Options) -> io::Result<ExitCode> {
     if let Err(e) = print_addresses(&server) {
         warn!("cannot print the addresses: {e}");
     }
-    Ok(match server.run()? {
-        Ended::Drained { cut_off } => {
-            if cut_off > 0 {
-                warn!("cut off {cut_off} connections at the drain's deadline");
-            }
-            ExitCode::SUCCESS
-        }
-        Ended::Stopped { status } => ExitCode::from(status),
-    })
+    let ended = server.run()?;
+    if let Ended::Drained { cut_off: cut_off @ 1.. } = ended {
+        warn!("the drain's deadline cut off {cut_off} connection(s)");
+    }
+    Ok(ended)
 }
 
 impl Options {
@@ -134,16 +145,13 @@ impl Options {
     }
 }
 
+/// In one write: whoever reads the first line can have them all.
 fn print_addresses(server: &Server) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
+    let mut lines = Vec::new();
     for address in server.local_addrs() {
-        writeln!(stdout, "tcp://{address}")?;
+        writeln!(lines, "tcp://{address}")?;
     }
+    let mut stdout = io::stdout();
+    stdout.write_all(&lines)?;
     stdout.flush()
-}
-
-fn fail(why: &str) -> ExitCode {
-    // Not `eprintln!`, which panics where stderr is closed.
-    let _ = writeln!(io::stderr(), "echod: {why}");
-    ExitCode::FAILURE
 }

@@ -112,9 +112,9 @@ pub struct InProcess {
 
 impl InProcess {
     /// On a port of 127.0.0.1 that the system picks.
-    pub fn start(config: Config) -> InProcess {
-        let endpoints = vec!["tcp://127.0.0.1:0".parse().expect("endpoint")];
-        InProcess::run(Server::bind(&Config { endpoints, ..config }).expect("bind"))
+    pub fn start(mut config: Config) -> InProcess {
+        config.endpoints = vec!["tcp://127.0.0.1:0".parse().expect("endpoint")];
+        InProcess::run(Server::bind(&config).expect("bind"))
     }
 
     pub fn run(server: Server) -> InProcess {
@@ -175,16 +175,23 @@ impl Daemon {
     /// Any command that ends up as the daemon, under the same process id.
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Daemon {
-        command.env_remove("RUST_LOG").stdin(Stdio::null());
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+        Daemon::spawn_logging_to(Stdio::piped(), command)
+    }
+
+    /// With a stderr of the test's own; [`Daemon::log`] is empty then.
+    #[track_caller]
+    pub fn spawn_logging_to(stderr: impl Into<Stdio>, command: &mut Command) -> Daemon {
+        command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        let mut child = command.spawn().expect("start");
         let log = Arc::new(Mutex::new(String::new()));
-        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("piped"));
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                *lines.lock().expect("log") += &(line + "\n");
-            }
-        });
+        if let Some(stderr) = child.stderr.take() {
+            let lines = Arc::clone(&log);
+            thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    *lines.lock().expect("log") += &(line + "\n");
+                }
+            });
+        }
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut addresses = Vec::new();
         // The lines come in one write, once all is bound.
@@ -269,7 +276,7 @@ impl Daemon {
     pub fn cpu_within(&self, watched: Duration) -> Duration {
         let before = self.cpu();
         thread::sleep(watched);
-        self.cpu() - before
+        self.cpu().saturating_sub(before)
     }
 
     #[track_caller]

@@ -1,0 +1,43 @@
+//! How a command of ours speaks to the one who typed it.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Command, Error, FromArgMatches};
+
+/// The command line as a type, or the exit code after the user has been told: what is wrong with it
+/// (2), or the help or version that was asked for (0).
+///
+/// # Errors
+/// The exit code.
+pub fn parse<T: FromArgMatches>(command: Command) -> Result<T, ExitCode> {
+    let mut command = command;
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|e| {
+        if e.use_stderr() {
+            return usage(command.get_name(), &e);
+        }
+        // Help that nobody reads to its end is no failure.
+        let _ = e.print();
+        ExitCode::SUCCESS
+    })
+}
+
+/// The whole message in one line, without the summary of the usage that would hide it.
+fn usage(name: &str, error: &Error) -> ExitCode {
+    let text = error.to_string();
+    let said: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let said = said.join(" ");
+    complain(name, said.strip_prefix("error: ").unwrap_or(&said));
+    ExitCode::from(2)
+}
+
+/// One line on stderr that names the command. Not `eprintln!`, which panics where stderr is closed.
+pub fn complain(name: &str, why: &str) {
+    let _ = writeln!(io::stderr(), "{name}: {why}");
+}
