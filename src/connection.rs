@@ -5,22 +5,27 @@
 //! leave at any call and come back at any event.
 //!
 //! ```text
-//!           recv answers 0                nothing owed
-//!   Open ------------------> HalfClosed ----------------> gone
-//!    | \                          ^                         ^
-//!    |  \ finish()                | recv answers 0          | too much discarded,
-//!    |   v        nothing owed    |                         | or 1 s gone by
-//!    |   Flushing -----------> Lingering -------------------+
-//!    |                            ^
-//!    +----------------------------+
+//!            recv answers 0
+//!    Open ---------------------------------------> done
+//!    |  |                                           ^
+//!    |  | finish()                                  |
+//!    |  v          nothing owed                     |
+//!    | Flushing -----------------> Lingering -------+
+//!    |                              ^    recv answers 0, too much
+//!    +------------------------------+    was discarded, or 1 s is over
 //!               linger()
 //! ```
+//!
+//! There is no state for a peer that has half-closed. Its end stands behind its last byte, and while
+//! anything is owed we do not receive: so by the time that we meet the end, all has been given back,
+//! and to close is the right answer.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::buffer::{Buffer, Pool};
-use crate::nonblocking::{self, Received, Sent, Stream};
+use crate::nonblocking::{Received, Sent, Stream};
+use crate::ready::{Latched, Readiness};
 
 /// Bytes that one [`drive`](Connection::drive) may receive before the others have their turn. A
 /// megabyte takes the loop a fraction of a millisecond; a quarter of it would cost a lone bulk
@@ -38,29 +43,10 @@ const DISCARD: usize = 16 * 1024 * 1024;
 /// How long a connection lingers at most.
 pub const LINGER: Duration = Duration::from_secs(1);
 
-/// What an event says of a socket: a call in that direction may be worth making.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Readiness {
-    /// A recv may answer something else than would-block.
-    pub readable: bool,
-    /// So may a send.
-    pub writable: bool,
-    /// A short recv now proves nothing: an end or an urgent mark is behind the bytes, and it was
-    /// announced with them, not again.
-    pub to_the_end: bool,
-}
-
-impl Readiness {
-    /// Everything may be ready: ask the calls.
-    pub const ALL: Readiness = Readiness { readable: true, writable: true, to_the_end: true };
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Bytes come and go.
     Open,
-    /// The peer has finished sending; what it is owed is still to go.
-    HalfClosed,
     /// We end first: receive no more, send what is owed.
     Flushing,
     /// We have sent our end, and discard what still comes. To close a socket with unread input makes
@@ -83,45 +69,38 @@ pub enum Progress {
 /// a socket, and knows nothing of the loop above it.
 #[derive(Debug)]
 pub struct Connection<S> {
-    stream: S,
+    socket: Latched<S>,
     /// Received, and not yet given back.
     read_buf: Buffer,
     /// Owed to the peer.
     write_buf: Buffer,
-    /// Readiness is a latched hint: an event sets a bit, and only that call's would-block clears it.
-    /// After back-pressure no event comes for bytes that are already there; the bit remembers them.
-    ready: Readiness,
     state: State,
     /// When a byte last came or went, or the lingering began.
     progress: Instant,
 }
 
 impl<S: Stream> Connection<S> {
-    /// A connection that was accepted at `now`. What it is ready for, its first event says: to
-    /// register a socket makes the kernel report what is ready already.
+    /// A connection that was accepted at `now`.
     pub fn new(stream: S, now: Instant) -> Connection<S> {
         Connection {
-            stream,
+            socket: Latched::new(stream),
             read_buf: Buffer::default(),
             write_buf: Buffer::default(),
-            ready: Readiness::default(),
             state: State::Open,
             progress: now,
         }
     }
 
-    /// Latches what an event said. It decides nothing: never end a connection because a flag says
-    /// error, hang-up or end, for bytes can stand in front of it. The calls tell.
+    /// Latches what an event said; see [`Latched::latch`].
     pub fn latch(&mut self, said: Readiness) {
-        self.ready.readable |= said.readable;
-        self.ready.writable |= said.writable;
-        self.ready.to_the_end |= said.to_the_end;
+        self.socket.latch(said);
     }
 
     /// Whether a wanted call may be ready. Such a connection must be driven without waiting for an
     /// event; every other one must not, or the loop would spin.
     pub fn is_runnable(&self) -> bool {
-        self.wants_write() && self.ready.writable || self.wants_read() && self.ready.readable
+        self.wants_write() && self.socket.is_writable()
+            || self.wants_read() && self.socket.is_readable()
     }
 
     /// Bytes are owed.
@@ -142,10 +121,9 @@ impl<S: Stream> Connection<S> {
     /// | send took n | the cursor moves; go on, since only a would-block stops |
     /// | send would block | `writable` off |
     /// | recv got n | n bytes more are owed; go on |
-    /// | recv got 0 | `HalfClosed`: they are done sending, and still receive |
+    /// | recv got 0 | they are done sending, and have got back all that they sent: done |
     /// | recv would block | `readable` and `to_the_end` off |
     /// | bytes owed | no recv; `readable` stays on |
-    /// | nothing owed, `HalfClosed` | the half-close is answered: done |
     /// | nothing owed, `Flushing` | shutdown(write): `Lingering` |
     /// | `Lingering`, recv got n | discarded; done when it was too much |
     ///
@@ -155,66 +133,49 @@ impl<S: Stream> Connection<S> {
         let mut spent = 0;
         loop {
             match self.state {
-                State::HalfClosed if !self.wants_write() => return Ok(Progress::Done),
                 State::Flushing if !self.wants_write() => self.linger(pool, now)?,
                 State::Lingering { discard: 0 } => return Ok(Progress::Done),
                 _ => {}
             }
-            if !self.is_runnable() {
+            // Send first, without waiting to be told that we may: nearly always we may.
+            if self.wants_write() && self.socket.is_writable() {
+                self.send(pool, now)?;
+            } else if !self.is_runnable() {
                 self.write_buf.settle(pool);
                 return Ok(Progress::Blocked);
-            }
-            if spent >= BUDGET {
+            } else if spent >= BUDGET {
                 return Ok(Progress::Again);
-            }
-            // Send first, without waiting to be told that we may: nearly always we may.
-            if self.wants_write() {
-                self.send(pool, now)?;
             } else {
-                spent += self.recv(pool, now)?.max(CALL);
+                match self.recv(pool, now)? {
+                    Received::Bytes(n) => spent += n.max(CALL),
+                    Received::WouldBlock => {}
+                    Received::End => return Ok(Progress::Done),
+                }
             }
         }
     }
 
     fn send(&mut self, pool: &mut Pool, now: Instant) -> io::Result<()> {
-        match nonblocking::send(&mut self.stream, self.write_buf.waiting())? {
-            Sent::Bytes(n) => {
-                self.write_buf.consume(n, pool);
-                self.progress = now;
-            }
-            Sent::WouldBlock => self.ready.writable = false,
+        if let Sent::Bytes(n) = self.socket.send(self.write_buf.waiting())? {
+            self.write_buf.consume(n, pool);
+            self.progress = now;
         }
         Ok(())
     }
 
-    /// One recv, and how many bytes it got.
-    fn recv(&mut self, pool: &mut Pool, now: Instant) -> io::Result<usize> {
-        let room = self.read_buf.room(pool);
-        let size = room.len();
-        let n = match nonblocking::recv(&mut self.stream, room)? {
-            Received::Bytes(n) => n,
-            Received::End => {
-                self.state = State::HalfClosed;
-                0
+    fn recv(&mut self, pool: &mut Pool, now: Instant) -> io::Result<Received> {
+        let received = self.socket.recv(self.read_buf.room(pool))?;
+        if let Received::Bytes(n) = received {
+            if let State::Lingering { discard } = &mut self.state {
+                *discard = discard.saturating_sub(n);
+            } else {
+                self.read_buf.filled(n);
+                self.progress = now;
+                self.echo();
             }
-            Received::WouldBlock => {
-                self.ready.readable = false;
-                self.ready.to_the_end = false;
-                0
-            }
-        };
-        if S::SHORT_RECV_MEANS_EMPTY && n < size && !self.ready.to_the_end {
-            self.ready.readable = false;
-        }
-        if let State::Lingering { discard } = &mut self.state {
-            *discard = discard.saturating_sub(n);
-        } else if n > 0 {
-            self.read_buf.filled(n);
-            self.progress = now;
-            self.echo();
         }
         self.read_buf.give_back(pool);
-        Ok(n)
+        Ok(received)
     }
 
     /// All that this server does with what it receives. Nothing is owed when it is called, so the
@@ -238,11 +199,9 @@ impl<S: Stream> Connection<S> {
     /// Those of [`Stream::shutdown_write`].
     pub fn linger(&mut self, pool: &mut Pool, now: Instant) -> io::Result<()> {
         self.write_buf.give_back(pool);
-        self.stream.shutdown_write()?;
+        self.socket.stream().shutdown_write()?;
         self.progress = now;
-        if self.state != State::HalfClosed {
-            self.state = State::Lingering { discard: DISCARD };
-        }
+        self.state = State::Lingering { discard: DISCARD };
         Ok(())
     }
 
@@ -253,7 +212,7 @@ impl<S: Stream> Connection<S> {
 
     /// All that came has been given back: nothing is owed, and the last recv left nothing behind.
     pub fn is_settled(&self) -> bool {
-        !self.wants_write() && !self.ready.readable
+        !self.wants_write() && !self.socket.is_readable()
     }
 
     /// When a byte last came or went, or the lingering began.

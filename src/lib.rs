@@ -30,7 +30,7 @@
 //!
 //! 1. [`Server::run`], the loop, and the five steps of a turn;
 //! 2. [`Connection::drive`], the state machine, with the table of answers above it;
-//! 3. [`nonblocking`], what one call can answer;
+//! 3. [`nonblocking`], what one call can answer, and [`ready`], what is remembered of it;
 //! 4. [`buffer`], where bytes wait, and how little an idle connection costs;
 //! 5. [`Listeners::accept`], what goes wrong with accept;
 //! 6. [`deadline`], how long to sleep, and [`guest`], what else lives on the poll;
@@ -96,7 +96,10 @@ pub mod deadline;
 pub mod endpoint;
 pub mod guest;
 pub mod listener;
+#[cfg(feature = "load")]
+pub mod load;
 pub mod nonblocking;
+pub mod ready;
 pub mod server;
 mod throttle;
 pub mod units;

@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use log::debug;
 use mio::event::Event;
 use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 
 use crate::buffer::Pool;
 use crate::config::Config;
-use crate::connection::{Connection, Progress, Readiness};
+use crate::connection::{Connection, Progress};
 use crate::deadline::{Deadlines, after};
 use crate::guest::Guest;
 use crate::listener::{Listeners, Turn};
+use crate::ready::{self, Readiness};
 use crate::throttle::Throttle;
 
 mod ending;
@@ -35,18 +36,6 @@ const EVENTS: usize = 1024;
 const LISTENERS: usize = usize::MAX / 4;
 const GUESTS: usize = usize::MAX / 2;
 const WAKER: usize = usize::MAX - 1;
-
-/// Registered once and never again. Edge-triggered, the kernel is silent until something changes, so
-/// to ask for writable costs nothing. A level-triggered loop that does so always spins, since a
-/// socket is nearly always writable: select's callers must ask only while something is owed.
-fn interest() -> Interest {
-    let both = Interest::READABLE | Interest::WRITABLE;
-    // An urgent mark cuts a recv short, so we must hear of it.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    return both | Interest::PRIORITY;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    return both;
-}
 
 /// An echo server: one poll, one slab of connections, one loop, one thread.
 pub struct Server {
@@ -220,7 +209,7 @@ impl Server {
     fn ready(&mut self, key: usize, event: &Event) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let was_queued = connection.is_runnable();
-        connection.latch(readiness(event));
+        connection.latch(Readiness::from(event));
         if !was_queued {
             self.drive(key);
         }
@@ -270,23 +259,12 @@ impl Server {
     fn welcome(&mut self, mut stream: TcpStream, peer: SocketAddr) {
         let entry = self.connections.vacant_entry();
         let key = entry.key();
-        if let Err(e) = self.poll.registry().register(&mut stream, Token(key), interest()) {
+        if let Err(e) = self.poll.registry().register(&mut stream, Token(key), ready::interest()) {
             let trouble = format_args!("cannot watch the connection of {peer}: {e}");
             return self.troubles.warn(self.now, trouble);
         }
         debug!("connection {key} from {peer}");
         entry.insert(Connection::new(stream, self.now));
         self.schedule(key, after(self.now, self.idle_timeout));
-    }
-}
-
-/// An error or a hang-up says neither readable nor writable, or both, as the system likes: ask both
-/// calls.
-fn readiness(event: &Event) -> Readiness {
-    let broken = event.is_error() || event.is_read_closed() || event.is_write_closed();
-    Readiness {
-        readable: broken || event.is_readable(),
-        writable: broken || event.is_writable(),
-        to_the_end: broken || event.is_priority(),
     }
 }

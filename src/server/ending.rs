@@ -6,9 +6,10 @@ use log::info;
 use mio::net::TcpStream;
 
 use super::{Ended, Server};
-use crate::connection::{Connection, LINGER, Readiness};
+use crate::connection::{Connection, LINGER};
 use crate::deadline::after;
 use crate::guest::Wish;
+use crate::ready::Readiness;
 
 /// In a drain, how long nothing must have moved on a connection that owes nothing, before it is taken
 /// to have given back all it took. It covers what was on its way when the stop came.

@@ -1,0 +1,291 @@
+//! The load tester: from the command line to a [`Plan`], a run, a report, and an exit code.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use echoload::daemon::limits;
+use echoload::daemon::signals::Signals;
+use echoload::load::report::{Interval, Report, hdr};
+use echoload::load::threshold::Threshold;
+use echoload::load::{Plan, Run, Sample, Stop};
+use echoload::{Endpoint, cli, units};
+
+const NAME: &str = "echoload";
+
+/// Loads any echo server, and checks every byte that comes back.
+///
+/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
+#[derive(Parser)]
+#[command(name = NAME, version, after_help = EXIT_CODES)]
+struct Options {
+    /// tcp://HOST:PORT; the addresses of a name are tried in turn
+    #[arg(value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:65432")]
+    target: Endpoint,
+
+    /// Connections held at once
+    #[arg(short, long, value_name = "N", default_value = "50", value_parser = units::count)]
+    connections: usize,
+
+    /// How long messages are sent; those under way are waited for
+    #[arg(short, long, value_name = "DURATION", default_value = "10s",
+          value_parser = units::duration)]
+    duration: Duration,
+
+    /// Stop after N messages instead
+    #[arg(short = 'n', long, value_name = "N", value_parser = units::count,
+          conflicts_with = "duration")]
+    requests: Option<usize>,
+
+    /// Loops, each with its share of the connections
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::count)]
+    threads: usize,
+
+    /// Bytes a message
+    #[arg(short, long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
+    length: usize,
+
+    /// Messages in flight a connection
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::count)]
+    pipeline: usize,
+
+    /// Messages a second in total, an open loop: latency counts from when a message was due
+    /// [default: as fast as it goes]
+    #[arg(short = 'R', long, value_name = "N", value_parser = units::count)]
+    rate: Option<usize>,
+
+    /// New connections a second [default: as fast as it goes]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    connect_rate: Option<usize>,
+
+    /// A new connection for each message; the connect is part of its latency
+    #[arg(long)]
+    reconnect: bool,
+
+    /// End each connection by shutdown(write) right behind its last message, and expect all that is
+    /// owed, then the end
+    #[arg(long)]
+    half_close: bool,
+
+    /// Address to connect from; may be repeated. To a loopback target 127.0.0.x are used by themselves
+    /// when ports run short
+    #[arg(long, value_name = "ADDR")]
+    source_ip: Vec<IpAddr>,
+
+    /// Time at the beginning that is not counted
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
+    warm_up: Duration,
+
+    /// Give up a message that is not back by then, or a connect, and its connection; 0 is never
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
+    timeout: Duration,
+
+    /// A line of progress on stderr each interval [default: 1s where stderr is a terminal, else none]
+    #[arg(short, long, value_name = "DURATION", value_parser = units::duration)]
+    interval: Option<Duration>,
+
+    /// Where the report goes [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// The report's form; ndjson has the intervals too, a line each
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    output_format: Format,
+
+    /// Percentiles of the latency, in microseconds, as `HdrHistogram` text
+    #[arg(long, value_name = "FILE")]
+    hdr: Option<PathBuf>,
+
+    /// Exit with 99 if this holds; may be repeated. Such as p99>5ms, rate<100k, errors>0
+    #[arg(long, value_name = "EXPR")]
+    fail_if: Vec<Threshold>,
+
+    /// Of the payload [default: random, and printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Ndjson,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes, the first that holds:
+  2    usage
+  3    bytes came back wrong
+  130  interrupted
+  1    a connection failed or was lost, or a message timed out
+  99   a --fail-if holds
+  0    all that was sent came back";
+
+fn main() -> ExitCode {
+    match cli::parse(Options::command()) {
+        Ok(options) => run(&options).unwrap_or_else(|e| {
+            cli::complain(NAME, &e.to_string());
+            ExitCode::FAILURE
+        }),
+        Err(exit) => exit,
+    }
+}
+
+fn run(options: &Options) -> io::Result<ExitCode> {
+    if let Err(why) = options.check() {
+        cli::complain(NAME, &why);
+        return Ok(ExitCode::from(2));
+    }
+    limits::raise_file_limit()?;
+    let plan = options.plan()?;
+    // Before the run: a report that cannot be written should not take ten seconds to say so.
+    let mut output = create(options.output.as_ref())?;
+    let mut hdr_file = options.hdr.as_ref().map(|path| create(Some(path))).transpose()?;
+    let mut run = Run::new(&plan)?;
+    run.invite(Box::new(Signals::install()?))?;
+    let progress = Progress::new(options);
+    let ndjson = options.output_format == Format::Ndjson;
+    let mut written = Ok(());
+    let measured = run.run(|sample| {
+        progress.show(sample);
+        if ndjson && written.is_ok() {
+            written = json_line(&mut output, &Interval::new(sample));
+        }
+    })?;
+    progress.finish();
+    written?;
+    let report = Report::new(options.target.to_string(), &plan, &measured, &options.fail_if);
+    match options.output_format {
+        Format::Text => write!(output, "{report}")?,
+        Format::Json | Format::Ndjson => json_line(&mut output, &report)?,
+    }
+    output.flush()?;
+    if let Some(file) = &mut hdr_file {
+        file.write_all(hdr(&measured.tally.times.latency()).as_bytes())?;
+    }
+    Ok(ExitCode::from(report.verdict().exit_code()))
+}
+
+impl Options {
+    /// What only the options together can get wrong.
+    fn check(&self) -> Result<(), String> {
+        if self.length == 0 {
+            return Err("--length must be at least 1".into());
+        }
+        if self.duration.is_zero() {
+            return Err("--duration must not be 0".into());
+        }
+        if self.reconnect && self.pipeline > 1 {
+            return Err("--reconnect has one message a connection, so --pipeline must be 1".into());
+        }
+        if self.threads > self.connections {
+            return Err("--threads must not be more than --connections".into());
+        }
+        Ok(())
+    }
+
+    fn plan(&self) -> io::Result<Plan> {
+        let targets = self.target.resolve().map_err(|e| {
+            io::Error::new(e.kind(), format!("cannot resolve {}: {e}", self.target))
+        })?;
+        let optional = |wait: Duration| Some(wait).filter(|wait| !wait.is_zero());
+        let terminal = io::stderr().is_terminal() && !self.quiet;
+        let watched = terminal || self.output_format == Format::Ndjson;
+        Ok(Plan {
+            targets,
+            connections: self.connections,
+            threads: self.threads,
+            length: self.length as u64,
+            pipeline: self.pipeline,
+            rate: self.rate.map(|rate| rate as u64),
+            connect_rate: self.connect_rate.map(|rate| rate as u64),
+            reconnect: self.reconnect,
+            half_close: self.half_close,
+            sources: self.source_ip.clone(),
+            warm_up: self.warm_up,
+            stop: match self.requests {
+                Some(n) => Stop::Messages(n as u64),
+                None => Stop::After(self.duration),
+            },
+            timeout: optional(self.timeout),
+            interval: match self.interval {
+                Some(interval) => optional(interval),
+                None => watched.then_some(Duration::from_secs(1)),
+            },
+            seed: self.seed.unwrap_or_else(random),
+        })
+    }
+}
+
+/// Progress on stderr: one line that is rewritten where it is a terminal, and lines where they were
+/// asked for.
+enum Progress {
+    Bar(ProgressBar),
+    Lines,
+    Silent,
+}
+
+impl Progress {
+    fn new(options: &Options) -> Progress {
+        if options.quiet {
+            Progress::Silent
+        } else if io::stderr().is_terminal() {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{msg}") {
+                bar.set_style(style);
+            }
+            Progress::Bar(bar)
+        } else if options.interval.is_some() {
+            Progress::Lines
+        } else {
+            Progress::Silent
+        }
+    }
+
+    fn show(&self, sample: &Sample) {
+        match self {
+            Progress::Bar(bar) => bar.set_message(sample.to_string()),
+            // Progress that nobody can read is no reason to stop.
+            Progress::Lines => drop(writeln!(io::stderr(), "{sample}")),
+            Progress::Silent => {}
+        }
+    }
+
+    fn finish(&self) {
+        if let Progress::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn create(path: Option<&PathBuf>) -> io::Result<Box<dyn Write>> {
+    Ok(match path {
+        None => Box::new(io::stdout()),
+        Some(path) => Box::new(File::create(path).map_err(|e| {
+            io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display()))
+        })?),
+    })
+}
+
+fn json_line(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    writeln!(out)
+}
+
+/// A seed that differs from run to run. The hasher's keys are all the randomness that is needed.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Few digits are easier to type again.
+    RandomState::new().hash_one(NAME) % 1_000_000_000
+}

@@ -1,0 +1,394 @@
+//! One connection's state machine, seen from the side that connects.
+//!
+//! ```text
+//!                connected            nothing more to say,
+//!                                     with half-close: shutdown(write)
+//!   Connecting ------------> Open ----------------------------> HalfClosed
+//!                             |  nothing more to say,               | all is back,
+//!                             |  and all is back                    | then the end
+//!                             v                                     v
+//!                            done                                  done
+//! ```
+//!
+//! A client holds no bytes. What it sends and what must come back are functions of an offset in its
+//! stream ([`Payload`]); what remains of a message is when it was due and when it was sent.
+//!
+//! It differs from the server's connection in one rule: it has no back-pressure. It sends and receives
+//! at once, for a message may be larger than all the buffers between here and there, and who sends all
+//! of it first waits for ever.
+
+use std::io::{self, ErrorKind};
+
+use crate::load::payload::{Cursor, Key, Payload};
+use crate::nonblocking::{Received, Sent, Stream};
+use crate::ready::{Latched, Readiness};
+
+/// Bytes made, sent and received in one call.
+const CHUNK: usize = 64 * 1024;
+
+/// Nanoseconds since the run's epoch.
+pub type Nanos = u64;
+
+/// A stream whose connect was begun and may not be done.
+pub trait Dialed: Stream {
+    /// Whether the connection stands. That a socket is writable means "a decent chance that it has
+    /// connected" (HOWTO), no more.
+    ///
+    /// # Errors
+    /// Why it never will.
+    fn is_connected(&self) -> io::Result<bool>;
+}
+
+/// What a client asks of the load that it is part of.
+pub trait Load {
+    /// Its next message, if it may have one.
+    fn next(&mut self, slot: usize, now: Nanos) -> Next;
+
+    /// The connection stands, after a connect that took from `dialed` to `now`.
+    fn connected(&mut self, slot: usize, dialed: Nanos, now: Nanos);
+
+    /// A whole message is back, and every byte of it was right.
+    fn echoed(&mut self, flight: Flight, now: Nanos);
+
+    /// The time, read anew.
+    fn now(&self) -> Nanos;
+}
+
+/// The answer of [`Load::next`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A message that was due then.
+    Due(Nanos),
+    /// None now.
+    NotYet,
+    /// None any more.
+    Never,
+}
+
+/// A message that is not back yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flight {
+    /// When it should have been sent.
+    pub due: Nanos,
+    /// When its first byte really was; until then, when it was taken on.
+    pub sent: Nanos,
+}
+
+/// What all clients of a loop share: the payload, how it is used, and room for the bytes of one call.
+#[derive(Debug)]
+pub struct Tools {
+    /// All that is sent.
+    pub payload: Payload,
+    /// How it is sent.
+    pub manner: Manner,
+    chunk: Box<[u8]>,
+}
+
+impl Tools {
+    /// Those for this payload.
+    pub fn new(payload: Payload, manner: Manner) -> Tools {
+        Tools { payload, manner, chunk: vec![0; CHUNK].into() }
+    }
+}
+
+/// How a client wants to be used, the same for all of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Bytes a message, at least 1.
+    pub length: u64,
+    /// Messages in flight at most, at least 1.
+    pub pipeline: usize,
+    /// Shut down our direction right behind the last message.
+    pub half_close: bool,
+}
+
+/// What is left of a client after it was driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing can be done before the next event, or the next message.
+    Blocked,
+    /// There is more to do. No event will say so.
+    Again,
+    /// All is said and all is back.
+    Done,
+}
+
+/// Why a client cannot go on.
+#[derive(Debug)]
+pub enum Failure {
+    /// The connection never stood.
+    Connect(io::Error),
+    /// It ended before all was back.
+    Lost(io::Error),
+    /// Wrong bytes came back, these and perhaps more, behind what was [`received`](Client::received).
+    Corrupt(Vec<u8>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Open,
+    HalfClosed,
+}
+
+/// One connection of the load.
+#[derive(Debug)]
+pub struct Client<S> {
+    socket: Latched<S>,
+    state: State,
+    slot: usize,
+    /// There is nothing more to say.
+    said_all: bool,
+    /// Messages taken on, and back.
+    taken_on: u64,
+    echoed: u64,
+    /// The last send would have blocked: messages taken on since then have not left.
+    held_up: bool,
+    /// How much of the stream was handed to the kernel, and how much has come back.
+    sent: Cursor,
+    received: Cursor,
+    /// The messages between `echoed` and `taken_on`: a ring, in which a message has the place that the
+    /// low bits of its number name.
+    flights: Box<[Flight]>,
+    /// When bytes last came; before any did, when the connect began.
+    moved: Nanos,
+}
+
+impl<S: Dialed> Client<S> {
+    /// A client whose connect began at `now`. `slot` is its place among the connections of its loop,
+    /// `key` its stream.
+    pub fn new(stream: S, slot: usize, key: Key, manner: &Manner, now: Nanos) -> Client<S> {
+        let flights = vec![Flight::default(); manner.pipeline.next_power_of_two()].into();
+        Client {
+            socket: Latched::new(stream),
+            state: State::Connecting,
+            slot,
+            said_all: false,
+            taken_on: 0,
+            echoed: 0,
+            held_up: false,
+            sent: Cursor::new(key),
+            received: Cursor::new(key),
+            flights,
+            moved: now,
+        }
+    }
+
+    /// The same for a connection that is made for a single message, which was due then.
+    #[must_use]
+    pub fn for_one(mut self, due: Nanos) -> Client<S> {
+        self.flights[0] = Flight { due, sent: self.moved };
+        self.taken_on = 1;
+        self.said_all = true;
+        self
+    }
+
+    /// Its place among the connections of its loop.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// Messages that came back, those included that were not measured.
+    pub fn echoed(&self) -> u64 {
+        self.echoed
+    }
+
+    /// The place in its stream up to which it has come back.
+    pub fn received(&self) -> Cursor {
+        self.received
+    }
+
+    /// Bytes handed to the kernel: no more than this can come back.
+    pub fn sent(&self) -> u64 {
+        self.sent.offset()
+    }
+
+    /// Whether the connect is not done.
+    pub fn is_connecting(&self) -> bool {
+        self.state == State::Connecting
+    }
+
+    /// Since when it has waited for the peer: for the connection, for a message, or for the end.
+    pub fn waiting_since(&self) -> Option<Nanos> {
+        if self.is_waiting() {
+            return Some(self.flights[self.place(self.echoed)].sent);
+        }
+        (self.state != State::Open).then_some(self.moved)
+    }
+
+    /// Messages are not back.
+    fn is_waiting(&self) -> bool {
+        self.echoed < self.taken_on
+    }
+
+    fn place(&self, message: u64) -> usize {
+        message as usize & (self.flights.len() - 1)
+    }
+
+    /// Latches what an event said; see [`Latched::latch`].
+    pub fn latch(&mut self, said: Readiness) {
+        self.socket.latch(said);
+    }
+
+    /// Whether a wanted call may be ready. While connecting, only an event can tell.
+    pub fn is_runnable(&self, manner: &Manner) -> bool {
+        let ready =
+            self.socket.is_readable() || self.wants_send(manner) && self.socket.is_writable();
+        self.state != State::Connecting && ready
+    }
+
+    fn wants_send(&self, manner: &Manner) -> bool {
+        self.sent.offset() < self.taken_on * manner.length
+    }
+
+    /// Makes at most one call in each direction, so that no client keeps the others waiting.
+    ///
+    /// | answer | effect |
+    /// |---|---|
+    /// | connect not done | wait for the next event |
+    /// | a message is due, and the pipeline has room | taken on |
+    /// | send took n | go on; a message's first byte marks its time |
+    /// | recv got n | compared; whole messages are counted, and others may be due |
+    /// | recv got n, and not what was sent | corrupt |
+    /// | recv got 0, all is said and all is back | done |
+    /// | recv got 0 otherwise | lost |
+    /// | all is said and sent, `half_close` | shutdown(write), whatever is still to come back |
+    /// | all is said and all is back, no `half_close` | done |
+    ///
+    /// # Errors
+    /// Any other answer ends this client, and no other.
+    pub fn drive(
+        &mut self,
+        tools: &mut Tools,
+        load: &mut impl Load,
+        mut now: Nanos,
+    ) -> Result<Progress, Failure> {
+        if self.state == State::Connecting && !self.stands(load, now)? {
+            return Ok(Progress::Blocked);
+        }
+        if self.socket.is_readable() {
+            match self.socket.recv(&mut tools.chunk).map_err(Failure::Lost)? {
+                Received::Bytes(n) => {
+                    now = load.now();
+                    self.compare(tools, n, load, now)?;
+                }
+                Received::End => return self.ended(),
+                Received::WouldBlock => {}
+            }
+        }
+        self.take_on(&tools.manner, load, now);
+        if self.wants_send(&tools.manner) && self.socket.is_writable() {
+            self.send(tools, now).map_err(Failure::Lost)?;
+        }
+        if self.said_all {
+            return self.conclude(&tools.manner);
+        }
+        Ok(self.progress(&tools.manner))
+    }
+
+    fn progress(&self, manner: &Manner) -> Progress {
+        if self.is_runnable(manner) { Progress::Again } else { Progress::Blocked }
+    }
+
+    /// There is nothing more to say.
+    #[cold]
+    fn conclude(&mut self, manner: &Manner) -> Result<Progress, Failure> {
+        if manner.half_close {
+            if self.state == State::Open && !self.wants_send(manner) {
+                self.socket.stream().shutdown_write().map_err(Failure::Lost)?;
+                self.state = State::HalfClosed;
+            }
+        } else if !self.is_waiting() && !self.socket.is_readable() {
+            return Ok(Progress::Done);
+        }
+        Ok(self.progress(manner))
+    }
+
+    /// Zero bytes: the server has finished sending.
+    #[cold]
+    fn ended(&self) -> Result<Progress, Failure> {
+        if self.said_all && !self.is_waiting() {
+            return Ok(Progress::Done);
+        }
+        Err(Failure::Lost(ErrorKind::UnexpectedEof.into()))
+    }
+
+    #[cold]
+    fn stands(&mut self, load: &mut impl Load, now: Nanos) -> Result<bool, Failure> {
+        let stands = self.socket.stream().is_connected().map_err(Failure::Connect)?;
+        if stands {
+            self.state = State::Open;
+            load.connected(self.slot, self.moved, now);
+        }
+        Ok(stands)
+    }
+
+    fn take_on(&mut self, manner: &Manner, load: &mut impl Load, now: Nanos) {
+        while self.has_room(manner) {
+            match load.next(self.slot, now) {
+                Next::Due(due) => {
+                    let place = self.place(self.taken_on);
+                    self.flights[place] = Flight { due, sent: now };
+                    self.taken_on += 1;
+                }
+                Next::NotYet => break,
+                Next::Never => self.said_all = true,
+            }
+        }
+    }
+
+    fn has_room(&self, manner: &Manner) -> bool {
+        !self.said_all && self.taken_on - self.echoed < manner.pipeline as u64
+    }
+
+    fn send(&mut self, tools: &mut Tools, now: Nanos) -> io::Result<()> {
+        if self.held_up {
+            self.depart(tools.manner.length, now);
+        }
+        let left = self.taken_on * tools.manner.length - self.sent.offset();
+        let bytes = &mut tools.chunk[..left.min(CHUNK as u64) as usize];
+        tools.payload.fill(self.sent, bytes);
+        match self.socket.send(bytes)? {
+            Sent::Bytes(n) => self.sent.advance(n),
+            Sent::WouldBlock => self.held_up = true,
+        }
+        Ok(())
+    }
+
+    /// Messages that were held up are sent now, not when they were taken on.
+    #[cold]
+    fn depart(&mut self, length: u64, now: Nanos) {
+        self.held_up = false;
+        for message in self.sent.offset().div_ceil(length)..self.taken_on {
+            let place = self.place(message);
+            self.flights[place].sent = now;
+        }
+    }
+
+    /// Checks the `n` bytes that came, and counts the messages that are whole.
+    fn compare(
+        &mut self,
+        tools: &Tools,
+        n: usize,
+        load: &mut impl Load,
+        now: Nanos,
+    ) -> Result<(), Failure> {
+        self.moved = now;
+        let got = &tools.chunk[..n];
+        let expected = (n as u64).min(self.sent.offset() - self.received.offset()) as usize;
+        let right = if tools.payload.is_right(self.received, &got[..expected]) {
+            expected
+        } else {
+            tools.payload.count_right(self.received, &got[..expected])
+        };
+        self.received.advance(right);
+        while (self.echoed + 1) * tools.manner.length <= self.received.offset() {
+            load.echoed(self.flights[self.place(self.echoed)], now);
+            self.echoed += 1;
+        }
+        if right < n {
+            return Err(Failure::Corrupt(got[right..].into()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+//! The load tester: the same pattern from the side that connects.
+//!
+//! [`Client`](client::Client) is one connection's state machine, [`Share`](share::Share) says when its
+//! messages are due and counts them, [`Payload`](payload::Payload) makes and checks every byte, and a
+//! worker is a loop around a slab of clients. There are as many loops as threads, each with its share
+//! of the connections; they meet at the start and at the end, and share nothing in between.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "what is cast is bounded by a buffer's size, or a figure for people"
+)]
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use mio::Waker;
+
+mod alarm;
+pub mod client;
+mod clock;
+pub mod dial;
+pub mod payload;
+pub mod report;
+pub mod share;
+pub mod tally;
+pub mod threshold;
+mod usage;
+mod worker;
+
+use crate::guest::Guest;
+use client::Nanos;
+use clock::Clock;
+use tally::{Latencies, Tally, latencies};
+use usage::Usage;
+use worker::Worker;
+
+/// What to do to whom.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Addresses of the server, tried in turn; at least one.
+    pub targets: Vec<SocketAddr>,
+    /// Connections held at once, at least 1.
+    pub connections: usize,
+    /// Loops, from 1 to as many as there are connections.
+    pub threads: usize,
+    /// Bytes a message, at least 1.
+    pub length: u64,
+    /// Messages in flight a connection, at least 1; exactly 1 with `reconnect`.
+    pub pipeline: usize,
+    /// Messages a second in total; `None` is a closed loop.
+    pub rate: Option<u64>,
+    /// New connections a second; `None` is as fast as it goes.
+    pub connect_rate: Option<u64>,
+    /// A new connection for each message.
+    pub reconnect: bool,
+    /// Shut down our direction right behind the last message.
+    pub half_close: bool,
+    /// Source addresses, used in turn; none leaves the choice to us and the kernel.
+    pub sources: Vec<IpAddr>,
+    /// Time at the beginning that is not counted.
+    pub warm_up: Duration,
+    /// When it ends.
+    pub stop: Stop,
+    /// After this long a message, or a connect, is given up, and its connection with it.
+    pub timeout: Option<Duration>,
+    /// How often to report what was measured so far.
+    pub interval: Option<Duration>,
+    /// Of the payload.
+    pub seed: u64,
+}
+
+/// When a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// No message becomes due after this time; those that are due come back.
+    After(Duration),
+    /// This many messages.
+    Messages(u64),
+}
+
+/// What was measured so far, by all loops.
+#[derive(Debug)]
+pub struct Sample {
+    /// Time since the start, the warm-up included.
+    pub elapsed: Duration,
+    /// Length of the interval that this sample ends.
+    pub interval: Duration,
+    /// Messages echoed in the interval.
+    pub echoed: u64,
+    /// Latency in the interval.
+    pub latency: Latencies,
+    /// Latency since the start.
+    pub latency_so_far: Latencies,
+    /// Connections that stand.
+    pub up: usize,
+    /// Errors since the start.
+    pub errors: u64,
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// The sum of all loops.
+    pub tally: Tally,
+    /// The time that was measured, up to the last message.
+    pub elapsed: Duration,
+    /// Processor time used by the loops, as a part of what they could have used.
+    pub cpu: f64,
+    /// The same with the time in which a loop could have run and was given no processor.
+    pub demand: f64,
+    /// It was stopped before its time.
+    pub interrupted: bool,
+}
+
+/// What the loops meet at.
+#[derive(Debug)]
+struct Meeting {
+    clock: Clock,
+    /// Loops whose connections are still being made.
+    unsettled: AtomicUsize,
+    start: OnceLock<Nanos>,
+    stopped: AtomicBool,
+    wakers: Vec<Waker>,
+}
+
+impl Meeting {
+    /// A loop's connections are made. With the last loop the messages begin.
+    fn settled(&self) {
+        if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.begin();
+        }
+    }
+
+    fn begin(&self) {
+        self.start.get_or_init(|| self.clock.now());
+        self.wake_all();
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
+        for waker in &self.wakers {
+            // It fails only where the poll is gone, and the loop with it.
+            let _ = waker.wake();
+        }
+    }
+}
+
+/// A run that is ready to begin.
+pub struct Run {
+    workers: Vec<Worker>,
+    meeting: Arc<Meeting>,
+    samples: Receiver<worker::Sample>,
+}
+
+impl Run {
+    /// Makes the loops.
+    ///
+    /// # Errors
+    /// No files left.
+    pub fn new(plan: &Plan) -> io::Result<Run> {
+        let polls: Vec<_> =
+            (0..plan.threads).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
+        let wakers = polls.iter().map(|poll| Waker::new(poll.registry(), worker::WAKER));
+        let meeting = Arc::new(Meeting {
+            clock: Clock::start(),
+            unsettled: AtomicUsize::new(plan.threads),
+            start: OnceLock::new(),
+            stopped: AtomicBool::new(false),
+            wakers: wakers.collect::<Result<_, _>>()?,
+        });
+        let (sender, samples) = mpsc::channel();
+        let workers = polls
+            .into_iter()
+            .enumerate()
+            .map(|(i, poll)| Worker::new(plan, i, poll, Arc::clone(&meeting), sender.clone()))
+            .collect::<Result<_, _>>()?;
+        Ok(Run { workers, meeting, samples })
+    }
+
+    /// Lets something else live on the first loop's poll, and end the run before its time.
+    ///
+    /// # Errors
+    /// Those of [`Guest::register`].
+    pub fn invite(&mut self, guest: Box<dyn Guest>) -> io::Result<()> {
+        self.workers[0].invite(guest)
+    }
+
+    /// Runs to the end, the first loop on this thread. Every interval `observe` is told how it goes.
+    ///
+    /// # Errors
+    /// A poll failed. What fails on one connection is part of the result.
+    pub fn run(self, mut observe: impl FnMut(&Sample)) -> io::Result<Measured> {
+        let mut series = Series::new(self.workers.len());
+        let mut observe_new = || {
+            for sample in self.samples.try_iter() {
+                if let Some(sample) = series.add(sample) {
+                    observe(&sample);
+                }
+            }
+        };
+        let mut workers = self.workers.into_iter();
+        let first = workers.next();
+        let others: Vec<_> = workers.map(|w| thread::spawn(move || w.run(|| {}))).collect();
+        let mut done = Vec::new();
+        if let Some(first) = first {
+            done.push(first.run(&mut observe_new)?);
+        }
+        for thread in others {
+            done.push(thread.join().map_err(|_| io::Error::other("a loop panicked"))??);
+        }
+        observe_new();
+        let mut tally = Tally::new(0);
+        let (mut usage, mut elapsed) = (Usage::default(), Duration::ZERO);
+        for done in done {
+            tally.add(&done.tally);
+            usage = usage + done.usage;
+            elapsed = elapsed.max(done.elapsed);
+        }
+        let interrupted = self.meeting.stopped.load(Ordering::Acquire);
+        let available = usage.wall.as_secs_f64().max(f64::MIN_POSITIVE);
+        Ok(Measured {
+            tally,
+            elapsed,
+            cpu: usage.cpu.as_secs_f64() / available,
+            demand: (usage.cpu + usage.waited).as_secs_f64() / available,
+            interrupted,
+        })
+    }
+}
+
+/// Puts the loops' samples together: the latest of each make one of all, once all have come as far.
+struct Series {
+    latest: Vec<Option<worker::Sample>>,
+    number: u32,
+    last: Duration,
+    echoed: u64,
+    latency: Latencies,
+}
+
+impl Series {
+    fn new(threads: usize) -> Series {
+        let latest = (0..threads).map(|_| None).collect();
+        Series { latest, number: 0, last: Duration::ZERO, echoed: 0, latency: latencies() }
+    }
+
+    fn add(&mut self, sample: worker::Sample) -> Option<Sample> {
+        let thread = sample.thread;
+        self.latest[thread] = Some(sample);
+        let number = self.latest.iter().map(|s| s.as_ref().map_or(0, |s| s.number)).min()?;
+        if number <= self.number || number == u32::MAX {
+            return None;
+        }
+        self.number = number;
+        let mut latency_so_far = latencies();
+        let (mut up, mut errors, mut echoed, mut elapsed) = (0, 0, 0, Duration::ZERO);
+        for part in self.latest.iter().flatten() {
+            latency_so_far += &part.latency;
+            up += part.up;
+            errors += part.errors;
+            echoed += part.echoed;
+            elapsed = elapsed.max(part.elapsed);
+        }
+        let mut latency = latency_so_far.clone();
+        // What was counted once stays counted, so the difference has no negative count.
+        latency.subtract(&self.latency).expect("counts only grow");
+        self.latency.clone_from(&latency_so_far);
+        let interval = elapsed.saturating_sub(mem::replace(&mut self.last, elapsed));
+        let echoed = echoed - mem::replace(&mut self.echoed, echoed);
+        Some(Sample { elapsed, interval, echoed, latency, latency_so_far, up, errors })
+    }
+}

@@ -1,0 +1,250 @@
+//! What is sent, and whether it came back.
+//!
+//! All that one connection sends is one endless stream of pseudo-random bytes, and every byte of it is
+//! a function of the seed, the connection and the byte's offset. So nothing that was sent has to be
+//! kept until it is back, each message differs from every other one, and a byte that is out of place
+//! shows, wherever it strayed from.
+
+/// A stream is made of blocks, and each block is a piece of the noise, from a place that its key and
+/// number choose. To make bytes is to copy them, and to check them is to compare.
+const BLOCK: usize = 4096;
+
+/// Places in the noise. Two blocks that have the same one would hide a swap between them: one pair in
+/// a million.
+const NOISE: usize = 1024 * 1024;
+
+/// How many bytes must agree to say where a piece belongs.
+const CLEAR: usize = 8;
+
+/// How far to look for the place where strayed bytes belong.
+const SEARCH: u64 = 256 * 1024;
+
+/// The bytes of one run.
+#[derive(Debug)]
+pub struct Payload {
+    seed: u64,
+    noise: Box<[u8]>,
+}
+
+/// One connection's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key(u64);
+
+/// A place in a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Cursor {
+    key: Key,
+    offset: u64,
+    /// Where in the noise the block is that the offset is in.
+    block_at: usize,
+}
+
+impl Cursor {
+    /// The beginning of a stream.
+    pub fn new(key: Key) -> Cursor {
+        Cursor::at(key, 0)
+    }
+
+    fn at(key: Key, offset: u64) -> Cursor {
+        let block_at = mix(key.0.wrapping_add(offset / BLOCK as u64)) as usize % NOISE;
+        Cursor { key, offset, block_at }
+    }
+
+    /// The stream that it is a place in.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Bytes before it.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes on by `n` bytes.
+    pub fn advance(&mut self, n: usize) {
+        let after = self.offset + n as u64;
+        if after / BLOCK as u64 == self.offset / BLOCK as u64 {
+            self.offset = after;
+        } else {
+            *self = Cursor::at(self.key, after);
+        }
+    }
+}
+
+/// How bytes that came back differ from those that were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Others in their place.
+    Changed,
+    /// This many are left out.
+    Missing(u64),
+    /// This many too many.
+    Surplus(u64),
+    /// They belong to another connection, the one with this number.
+    Misplaced(usize),
+}
+
+impl Payload {
+    /// The streams of this seed.
+    pub fn new(seed: u64) -> Payload {
+        let words = (0..(NOISE + BLOCK) as u64 / 8).map(|i| mix(seed ^ mix(i)));
+        Payload { seed, noise: words.flat_map(u64::to_le_bytes).collect() }
+    }
+
+    /// The stream of the connection with this number.
+    pub fn key(&self, connection: u64) -> Key {
+        Key(mix(self.seed.wrapping_add(mix(connection))))
+    }
+
+    /// Writes the bytes that follow a place.
+    pub fn fill(&self, at: Cursor, out: &mut [u8]) {
+        let piece = self.piece(&at, out.len());
+        let (now, later) = out.split_at_mut(piece.len());
+        now.copy_from_slice(piece);
+        if !later.is_empty() {
+            self.fill_across(at, piece.len(), later);
+        }
+    }
+
+    /// The rest of what crosses into other blocks; most messages do not.
+    #[cold]
+    fn fill_across(&self, mut at: Cursor, done: usize, out: &mut [u8]) {
+        at.advance(done);
+        self.fill(at, out);
+    }
+
+    /// Whether all bytes are those that follow a place; false too where they cross into another block,
+    /// and have to be counted.
+    pub fn is_right(&self, at: Cursor, got: &[u8]) -> bool {
+        self.piece(&at, got.len()) == got
+    }
+
+    /// How many bytes are those that follow a place.
+    #[cold]
+    pub fn count_right(&self, mut at: Cursor, got: &[u8]) -> usize {
+        let mut left = got;
+        while !left.is_empty() {
+            let piece = self.piece(&at, left.len());
+            let (now, later) = left.split_at(piece.len());
+            if now != piece {
+                let right = now.iter().zip(piece).take_while(|(got, sent)| got == sent).count();
+                return got.len() - left.len() + right;
+            }
+            at.advance(piece.len());
+            left = later;
+        }
+        got.len()
+    }
+
+    /// The bytes from there to the end of the block, at most `length` of them.
+    fn piece(&self, at: &Cursor, length: usize) -> &[u8] {
+        let start = at.offset as usize % BLOCK;
+        &self.noise[at.block_at + start..][..length.min(BLOCK - start)]
+    }
+
+    /// What happened to bytes of which the first is wrong, and should have been the one `at` this place.
+    /// `others` are the connections that they may belong to, with the place that each waits for.
+    pub fn diagnose(
+        &self,
+        at: Cursor,
+        got: &[u8],
+        mut others: impl Iterator<Item = (usize, Cursor)>,
+    ) -> Fault {
+        let Cursor { key, offset, .. } = at;
+        let is = |at: Cursor, got: &[u8]| {
+            got.len() >= CLEAR && self.count_right(at, &got[..CLEAR]) == CLEAR
+        };
+        let is_at = |offset, got: &[u8]| is(Cursor::at(key, offset), got);
+        // First, since what another connection waits for may well stand somewhere in this stream too.
+        if let Some((number, _)) = others.find(|&(_, other)| is(other, got)) {
+            return Fault::Misplaced(number);
+        }
+        if let Some(left_out) = (1..SEARCH).find(|&n| is_at(offset + n, got)) {
+            return Fault::Missing(left_out);
+        }
+        if let Some(repeated) = (1..SEARCH.min(offset + 1)).find(|&n| is_at(offset - n, got)) {
+            return Fault::Surplus(repeated);
+        }
+        match (1..got.len()).find(|&n| is(at, &got[n..])) {
+            Some(inserted) => Fault::Surplus(inserted as u64),
+            None => Fault::Changed,
+        }
+    }
+}
+
+/// The finalizer of `SplitMix64`: every bit of the input touches every bit of the output.
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(payload: &Payload, at: Cursor, length: usize) -> Vec<u8> {
+        let mut out = vec![0; length];
+        payload.fill(at, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_stream_is_the_same_however_it_is_cut() {
+        let payload = Payload::new(1);
+        let key = payload.key(7);
+        let whole = bytes(&payload, Cursor::new(key), 20_000);
+        for (offset, length) in [(0, 1), (3, 5), (4090, 13), (4096, 64), (8191, 10_000), (17, 0)] {
+            let mut at = Cursor::new(key);
+            at.advance(offset);
+            let cut = bytes(&payload, at, length);
+            assert_eq!(cut, whole[offset..][..length], "{offset}, {length}");
+            assert_eq!(payload.count_right(at, &cut), length);
+        }
+    }
+
+    #[test]
+    fn messages_connections_and_seeds_differ() {
+        let payload = Payload::new(1);
+        let start = Cursor::new(payload.key(0));
+        let first = bytes(&payload, start, 64);
+        assert_ne!(first, bytes(&payload, Cursor::at(start.key, 64), 64));
+        assert_ne!(first, bytes(&payload, Cursor::at(start.key, 4096), 64));
+        assert_ne!(first, bytes(&payload, Cursor::new(payload.key(1)), 64));
+        let other = Payload::new(2);
+        assert_ne!(first, bytes(&other, Cursor::new(other.key(0)), 64));
+    }
+
+    #[test]
+    fn one_flipped_bit_is_found_wherever_it_is() {
+        let payload = Payload::new(3);
+        let at = Cursor::at(payload.key(0), 4000);
+        let mut got = bytes(&payload, at, 300);
+        for i in 0..got.len() {
+            got[i] ^= 1 << (i % 8);
+            assert_eq!(payload.count_right(at, &got), i);
+            got[i] ^= 1 << (i % 8);
+        }
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        let payload = Payload::new(4);
+        let stream = bytes(&payload, Cursor::new(payload.key(0)), 1000);
+        let other = Cursor::at(payload.key(1), 640);
+        let others = || [(1, other)].into_iter();
+        let at = Cursor::at(payload.key(0), 100);
+        let diagnose = |got: &[u8]| payload.diagnose(at, got, others());
+
+        assert_eq!(diagnose(&stream[101..200]), Fault::Missing(1));
+        assert_eq!(diagnose(&stream[164..300]), Fault::Missing(64));
+        assert_eq!(diagnose(&stream[36..300]), Fault::Surplus(64));
+        let inserted = [&[0x55][..], &stream[100..200]].concat();
+        assert_eq!(diagnose(&inserted), Fault::Surplus(1));
+        assert_eq!(diagnose(&bytes(&payload, other, 64)), Fault::Misplaced(1));
+        let changed = [&[!stream[100]][..], &stream[101..200]].concat();
+        assert_eq!(diagnose(&changed), Fault::Changed);
+        assert_eq!(diagnose(&stream[101..104]), Fault::Changed);
+    }
+}

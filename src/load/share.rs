@@ -1,0 +1,248 @@
+//! One loop's share of the load: when each message is due, and what is counted of it.
+
+use std::time::Duration;
+
+use crate::load::client::{Flight, Load, Nanos, Next};
+use crate::load::clock::Clock;
+use crate::load::tally::Tally;
+use crate::load::{Plan, Stop};
+
+const SECOND: f64 = 1e9;
+
+/// More than any run has, of anything.
+const ENDLESS: u64 = u64::MAX;
+
+/// The messages of some of the run's connections.
+///
+/// In a closed loop a message is due when the one before it is back. In an open loop the whole run's
+/// message number m is due m / rate seconds after the start, whatever the server does, and belongs to
+/// connection m mod connections. If that one's pipeline is full the message waits, and its wait is
+/// part of its latency: a server that stops for a second has kept all those waiting that it would have
+/// served, not just the one in flight. Due times follow from the number alone, so an overloaded server
+/// costs no memory here.
+#[derive(Debug)]
+pub struct Share {
+    clock: Clock,
+    /// Nanoseconds between two messages of the whole run; `None` is a closed loop.
+    interval: Option<f64>,
+    /// Connections of the whole run.
+    connections: u64,
+    /// Number of this loop's first connection, and the step to its next one.
+    first: u64,
+    step: u64,
+    /// When the messages begin; not known while connections are made.
+    start: Option<Nanos>,
+    /// Messages that were due before are not counted.
+    measured_from: Nanos,
+    warm_up: Nanos,
+    /// How long messages become due, and until when; endless where their number is given.
+    duration: Nanos,
+    end: Nanos,
+    /// Open loop: messages of the whole run; endless where their time is given.
+    messages: u64,
+    /// Closed loop: measured messages that may still be taken on by this loop; likewise.
+    quota: u64,
+    reconnect: bool,
+    slots: Vec<Slot>,
+    /// Open loop: how many of this loop's messages have become due.
+    due_count: u64,
+    /// What was counted.
+    pub tally: Tally,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    /// Open loop: messages taken on.
+    taken_on: u64,
+    /// With `reconnect`: since when the slot has waited for its next message.
+    free_since: Nanos,
+}
+
+impl Share {
+    /// The share of the loop with this number among the plan's threads.
+    pub fn new(plan: &Plan, thread: usize, clock: Clock) -> Share {
+        let slots = (thread..plan.connections).step_by(plan.threads).count();
+        let duration = match plan.stop {
+            Stop::After(duration) => nanos(plan.warm_up.saturating_add(duration)),
+            Stop::Messages(_) => ENDLESS,
+        };
+        let (mut messages, mut quota) = (ENDLESS, ENDLESS);
+        if let Stop::Messages(n) = plan.stop {
+            let (threads, thread) = (plan.threads as u64, thread as u64);
+            match plan.rate {
+                Some(rate) => {
+                    messages = n + (plan.warm_up.as_secs_f64() * rate as f64).ceil() as u64;
+                }
+                None => quota = n / threads + u64::from(thread < n % threads),
+            }
+        }
+        Share {
+            clock,
+            interval: plan.rate.map(|rate| SECOND / rate as f64),
+            connections: plan.connections as u64,
+            first: thread as u64,
+            step: plan.threads as u64,
+            start: None,
+            measured_from: Nanos::MAX,
+            warm_up: nanos(plan.warm_up),
+            duration,
+            end: ENDLESS,
+            messages,
+            quota,
+            reconnect: plan.reconnect,
+            slots: vec![Slot::default(); slots],
+            due_count: 0,
+            tally: Tally::new(slots),
+        }
+    }
+
+    /// This loop's connections.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The number, in the whole run, of the connection in a slot.
+    pub fn number(&self, slot: usize) -> usize {
+        (self.first + slot as u64 * self.step) as usize
+    }
+
+    /// The messages begin.
+    pub fn begin(&mut self, start: Nanos) {
+        self.start = Some(start);
+        self.measured_from = start.saturating_add(self.warm_up);
+        self.end = start.saturating_add(self.duration);
+    }
+
+    /// When the messages began, if they have.
+    pub fn start(&self) -> Option<Nanos> {
+        self.start
+    }
+
+    /// When the time that is measured begins.
+    pub fn measured_from(&self) -> Option<Nanos> {
+        self.start.map(|_| self.measured_from)
+    }
+
+    /// When the last message is due, if that is a matter of time.
+    pub fn end(&self) -> Option<Nanos> {
+        Some(self.end).filter(|&end| end != ENDLESS)
+    }
+
+    /// The end of the time that the messages so far stand for: an open loop's message stands for the
+    /// interval up to the next one, so that the rate is not overstated by one.
+    pub fn covered(&self, now: Nanos) -> Option<Nanos> {
+        let start = self.start?;
+        let Some(interval) = self.interval else { return Some(self.end()?.min(now)) };
+        match self.next_due() {
+            Some((due, _)) => Some(due.min(now)),
+            None => Some(self.end.min(due(start, interval, self.messages))),
+        }
+    }
+
+    /// With `reconnect`: the slot has become free for its next message.
+    pub fn free(&mut self, slot: usize, now: Nanos) {
+        self.slots[slot].free_since = now;
+    }
+
+    /// The slot's next message, which stays untouched.
+    #[inline]
+    pub fn peek(&self, slot: usize, now: Nanos) -> Next {
+        let Some(start) = self.start else { return Next::NotYet };
+        let (over, due) = match self.interval {
+            None => {
+                let due = if self.reconnect { self.slots[slot].free_since } else { now };
+                (now >= self.end || self.quota == 0 && self.is_measured(now), due)
+            }
+            Some(interval) => {
+                let round = self.slots[slot].taken_on;
+                let number = round * self.connections + self.number(slot) as u64;
+                let due = due(start, interval, number);
+                (number >= self.messages || due >= self.end, due)
+            }
+        };
+        match due {
+            _ if over => Next::Never,
+            due if due <= now => Next::Due(due),
+            _ => Next::NotYet,
+        }
+    }
+
+    /// Open loop: when this loop's next message becomes due, and for which slot. They come in the
+    /// order of the slots, round and round.
+    pub fn next_due(&self) -> Option<(Nanos, usize)> {
+        let (start, interval) = (self.start?, self.interval?);
+        let slots = self.slots.len() as u64;
+        let (round, slot) = (self.due_count / slots, (self.due_count % slots) as usize);
+        let number = round * self.connections + self.number(slot) as u64;
+        let due = due(start, interval, number);
+        (number < self.messages && due < self.end).then_some((due, slot))
+    }
+
+    /// That message has become due; how late is this loop?
+    pub fn became_due(&mut self, due: Nanos, now: Nanos) {
+        self.due_count += 1;
+        let lag = now.saturating_sub(due);
+        self.tally.lag_max = self.tally.lag_max.max(lag);
+        self.tally.lag_sum += lag;
+        self.tally.lag_count += 1;
+    }
+
+    fn is_measured(&self, due: Nanos) -> bool {
+        due >= self.measured_from
+    }
+}
+
+impl Load for Share {
+    #[inline]
+    fn next(&mut self, slot: usize, now: Nanos) -> Next {
+        let next = self.peek(slot, now);
+        if let Next::Due(due) = next {
+            if self.interval.is_some() {
+                self.slots[slot].taken_on += 1;
+            }
+            if self.is_measured(due) {
+                self.quota = self.quota.saturating_sub(1);
+                self.tally.sent += 1;
+            }
+        }
+        next
+    }
+
+    fn connected(&mut self, slot: usize, dialed: Nanos, now: Nanos) {
+        self.tally.established += 1;
+        self.tally.connect.saturating_record(now.saturating_sub(dialed));
+        // While connections are still being made, at a rate that was asked for, a message is not due
+        // before its connection can be there.
+        if !self.reconnect
+            && self.messages == ENDLESS
+            && let (Some(start), Some(interval)) = (self.start, self.interval)
+        {
+            let past = (now.saturating_sub(start) as f64 / interval) as u64;
+            self.slots[slot].taken_on = past.div_ceil(self.connections);
+        }
+    }
+
+    fn echoed(&mut self, flight: Flight, now: Nanos) {
+        if !self.is_measured(flight.due) {
+            return;
+        }
+        let tally = &mut self.tally;
+        tally.echoed += 1;
+        tally.last_echo = now;
+        tally.times.record(flight, now);
+    }
+
+    fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+}
+
+/// When the whole run's message with this number is due.
+fn due(start: Nanos, interval: f64, number: u64) -> Nanos {
+    start.saturating_add((number as f64 * interval) as Nanos)
+}
+
+/// A duration in nanoseconds; one of over 500 years is as good as endless.
+fn nanos(duration: Duration) -> Nanos {
+    Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX / 4)
+}
