@@ -1,16 +1,17 @@
 //! Sleeping to the microsecond.
 //!
 //! A poll's timeout is in milliseconds (`epoll_wait(2)`), a message's due time is not: at 20,000
-//! messages a second twenty would leave at once, the first of them a millisecond late. On Linux a
-//! timer that is a file wakes the poll in time; elsewhere the timeout has to do.
+//! messages a second twenty would leave at once, the first of them a millisecond late. Over epoll a
+//! timer that is a file wakes the poll in time; elsewhere the timeout has to do. (Mio's poll(2) would
+//! announce the timer once: it arms a file again only after a would-block, and we never read it.)
 
-#[cfg(target_os = "linux")]
-pub(crate) use linux::Alarm;
-#[cfg(not(target_os = "linux"))]
-pub(crate) use other::Alarm;
+#[cfg(not(all(target_os = "linux", not(mio_unsupported_force_poll_poll))))]
+pub(crate) use timeout::Alarm;
+#[cfg(all(target_os = "linux", not(mio_unsupported_force_poll_poll)))]
+pub(crate) use timer::Alarm;
 
-#[cfg(target_os = "linux")]
-mod linux {
+#[cfg(all(target_os = "linux", not(mio_unsupported_force_poll_poll)))]
+mod timer {
     use std::io;
     use std::os::fd::{AsFd, AsRawFd};
     use std::time::Duration;
@@ -42,8 +43,8 @@ mod linux {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
-mod other {
+#[cfg(not(all(target_os = "linux", not(mio_unsupported_force_poll_poll))))]
+mod timeout {
     use std::io;
     use std::time::Duration;
 

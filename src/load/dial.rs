@@ -12,18 +12,23 @@ use crate::load::client::Dialed;
 /// kernel's search for a free one slows down.
 const PER_SOURCE: u64 = 13_000;
 
+/// Addresses 127.0.0.x that may be used.
+const LOOPBACK_SOURCES: u64 = 250;
+
 /// Where connections come from and go to.
 #[derive(Debug, Clone)]
 pub struct Dialer {
     targets: Vec<SocketAddr>,
     sources: Vec<IpAddr>,
+    /// Addresses of 127.0.0.0/8 given up because no port of theirs was free.
+    used_up: u64,
 }
 
 impl Dialer {
     /// To one of the targets, from the sources in turn. Without sources the kernel chooses, but to a
     /// loopback target the many addresses of 127.0.0.0/8 serve when one runs short of ports.
     pub fn new(targets: Vec<SocketAddr>, sources: Vec<IpAddr>) -> Dialer {
-        Dialer { targets, sources }
+        Dialer { targets, sources, used_up: 0 }
     }
 
     /// How many addresses a connection may try.
@@ -53,8 +58,16 @@ impl Dialer {
         Ok(TcpStream::from_std(socket.into()))
     }
 
+    /// No port was free: whether another source address may have one. Ports in `TIME_WAIT`, of earlier
+    /// runs too, are not free.
+    pub fn use_next_source(&mut self) -> bool {
+        self.used_up += 1;
+        let loopback = self.targets.iter().any(|target| target.ip().is_loopback());
+        self.sources.is_empty() && loopback && self.used_up < LOOPBACK_SOURCES
+    }
+
     fn source(&self, target: IpAddr, count: u64) -> Option<IpAddr> {
-        let nth = count / PER_SOURCE;
+        let nth = count / PER_SOURCE + self.used_up;
         if !self.sources.is_empty() {
             let fitting = self.sources.iter().filter(|ip| ip.is_ipv4() == target.is_ipv4());
             let fitting: Vec<&IpAddr> = fitting.collect();
@@ -62,7 +75,7 @@ impl Dialer {
             return Some(*fitting[at]);
         }
         let IpAddr::V4(v4) = target else { return None };
-        let last = u8::try_from(1 + nth % 250).ok()?;
+        let last = u8::try_from(1 + nth % LOOPBACK_SOURCES).ok()?;
         (v4.is_loopback() && nth > 0).then(|| Ipv4Addr::new(127, 0, 0, last).into())
     }
 }
@@ -101,12 +114,14 @@ mod tests {
 
     #[test]
     fn a_loopback_target_is_dialed_from_more_addresses_as_ports_run_short() {
-        let dialer = Dialer::new(Vec::new(), Vec::new());
+        let mut dialer = Dialer::new(vec![(LOOPBACK, 7).into()], Vec::new());
         assert_eq!(dialer.source(LOOPBACK, PER_SOURCE - 1), None);
         let second = Some(IpAddr::from([127, 0, 0, 2]));
         assert_eq!(dialer.source(LOOPBACK, PER_SOURCE), second);
-        assert_eq!(dialer.source(LOOPBACK, 250 * PER_SOURCE), None.or(Some(LOOPBACK)));
+        assert_eq!(dialer.source(LOOPBACK, 250 * PER_SOURCE), Some(LOOPBACK));
         assert_eq!(dialer.source([192, 0, 2, 1].into(), PER_SOURCE), None);
+        assert!(dialer.use_next_source());
+        assert_eq!(dialer.source(LOOPBACK, 0), second);
     }
 
     #[test]

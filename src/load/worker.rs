@@ -15,30 +15,24 @@ use slab::Slab;
 use crate::deadline::{Deadlines, after};
 use crate::guest::{Guest, Wish};
 use crate::load::alarm::Alarm;
-use crate::load::client::{Client, Failure, Load, Manner, Nanos, Next, Progress, Tools};
+use crate::load::client::{Client, Failure, Load, Manner, Nanos, Progress, Tools};
 use crate::load::dial::Dialer;
-use crate::load::payload::{Fault, Payload};
+use crate::load::payload::Payload;
 use crate::load::share::Share;
-use crate::load::tally::{Corruption, Latencies, Tally, cause};
+use crate::load::tally::{Latencies, Tally};
 use crate::load::usage::Usage;
 use crate::load::{Meeting, Plan};
-use crate::ready::{self, Readiness};
+use crate::ready::Readiness;
+
+mod slots;
+
+use slots::GRACE;
 
 pub(crate) const WAKER: Token = Token(usize::MAX - 1);
 const ALARM: Token = Token(usize::MAX - 2);
 const GUEST: Token = Token(usize::MAX - 3);
 
 const EVENTS: usize = 1024;
-
-/// Connects under way at once in a loop: more would overflow the server's backlog, and each one that
-/// is dropped there waits a second for its next try.
-const CONNECTING: usize = 128;
-
-/// How often a slot that connected to itself tries again.
-const TRIES: usize = 10;
-
-/// After the end, how long a message may take to come back when there is no timeout.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// What one loop has measured so far.
 pub(crate) struct Sample {
@@ -207,13 +201,12 @@ impl Worker {
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         loop {
-            let due = self.share.next_due().map(|(due, _)| self.meeting.clock.instant(due));
+            let due = self.share.next_due().map(|(due, _)| self.instant(due));
             let mut timeout = self.timeout().map(|at| at.saturating_duration_since(self.now));
             if !self.run_queue.is_empty() {
                 timeout = Some(Duration::ZERO);
             } else if let Some(due) = due {
-                let wait =
-                    due.saturating_duration_since(self.meeting.clock.instant(self.share.now()));
+                let wait = due.saturating_duration_since(self.instant(self.share.now()));
                 let rest = match wait {
                     Duration::ZERO => Some(wait),
                     wait => self.alarm.set(wait)?,
@@ -222,7 +215,7 @@ impl Worker {
             }
             let answer = self.poll.poll(events, timeout);
             self.turn = self.share.now();
-            self.now = self.meeting.clock.instant(self.turn);
+            self.now = self.instant(self.turn);
             match answer {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 answer => return answer,
@@ -232,12 +225,15 @@ impl Worker {
 
     /// The next moment, messages apart, at which there is something to do that no event announces.
     fn timeout(&self) -> Option<Instant> {
-        let end =
-            self.share.end().filter(|_| !self.ended).map(|end| self.meeting.clock.instant(end));
+        let end = self.share.end().filter(|_| !self.ended).map(|end| self.instant(end));
         [self.deadlines.next(), end, self.next_dial(), self.next_sample()]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    fn instant(&self, at: Nanos) -> Instant {
+        self.meeting.clock.instant(at)
     }
 
     /// The waker and the alarm are no clients: they have done their work by ending the wait.
@@ -292,94 +288,6 @@ impl Worker {
         }
     }
 
-    fn failed(&mut self, key: usize, failure: Failure) {
-        let tally = &mut self.share.tally;
-        match failure {
-            Failure::Connect(e) => {
-                self.connecting -= 1;
-                let slot = self.remove(key);
-                return self.not_connected(slot, &e);
-            }
-            Failure::Lost(e) => {
-                tally.lost += 1;
-                tally.error(cause(&e));
-            }
-            Failure::Corrupt(got) => self.corrupt(key, &got),
-        }
-        let slot = self.remove(key);
-        self.retire(slot);
-    }
-
-    /// Tries the next address of the target, or the same one again where it was our own fault.
-    fn not_connected(&mut self, slot: usize, e: &io::Error) {
-        self.slots[slot].tries += 1;
-        let with_itself = e.kind() == ErrorKind::AddrInUse;
-        let most = if with_itself { TRIES } else { self.dialer.targets() };
-        if self.slots[slot].tries < most {
-            return self.queue(slot);
-        }
-        self.share.tally.failed += 1;
-        self.share.tally.error(cause(e));
-        self.retire(slot);
-    }
-
-    fn corrupt(&mut self, key: usize, got: &[u8]) {
-        let client = &self.clients[key];
-        let at = client.received();
-        let offset = at.offset();
-        let fault = if offset >= client.sent() {
-            Fault::Surplus(got.len() as u64)
-        } else {
-            let others = self.clients.iter().filter(|&(other, _)| other != key);
-            let others = others.map(|(_, c)| (self.share.number(c.slot()), c.received()));
-            self.tools.payload.diagnose(at, got, others)
-        };
-        let connection = self.share.number(client.slot());
-        let tally = &mut self.share.tally;
-        tally.corrupt += 1;
-        tally.error(match fault {
-            Fault::Changed => "bytes were changed",
-            Fault::Missing(_) => "bytes were missing",
-            Fault::Surplus(_) => "surplus bytes",
-            Fault::Misplaced(_) => "bytes of another connection",
-        });
-        tally.first_corrupt.get_or_insert(Corruption { connection, offset, fault });
-    }
-
-    /// Closes the client's socket; its slot.
-    fn remove(&mut self, key: usize) -> usize {
-        let client = self.clients.remove(key);
-        if client.is_runnable(&self.tools.manner) {
-            self.run_queue.retain(|&queued| queued != key);
-        }
-        self.deadlines.schedule(key, None);
-        self.share.tally.by_connection[client.slot()] += client.echoed();
-        self.slots[client.slot()].stage = Stage::Idle;
-        client.slot()
-    }
-
-    fn retire(&mut self, slot: usize) {
-        self.slots[slot].stage = Stage::Retired;
-        self.active -= 1;
-    }
-
-    fn queue(&mut self, slot: usize) {
-        self.slots[slot].stage = Stage::Queued;
-        self.dial_queue.push_back(slot);
-    }
-
-    /// With `reconnect`: a free slot connects when its next message is due.
-    fn offer(&mut self, slot: usize) {
-        match self.share.next(slot, self.share.now()) {
-            Next::Due(due) => {
-                self.slots[slot].message = Some(due);
-                self.queue(slot);
-            }
-            Next::NotYet => {}
-            Next::Never => self.retire(slot),
-        }
-    }
-
     /// Lets clients see what has changed for all: the messages begin, or end.
     fn drive_all(&mut self) {
         let now = self.share.now();
@@ -400,30 +308,6 @@ impl Worker {
         let client = &self.clients[key];
         if !client.is_connecting() && !client.is_runnable(&self.tools.manner) {
             self.drive(key, now);
-        }
-    }
-
-    fn give_up_overdue(&mut self) {
-        while let Some(key) = self.deadlines.pop_due(self.now) {
-            let client = &self.clients[key];
-            let patience = self.timeout.or(self.ended.then_some(GRACE));
-            let since =
-                client.waiting_since().map_or(self.now, |since| self.meeting.clock.instant(since));
-            let due = after(since, patience);
-            if due.is_none_or(|due| due > self.now) {
-                self.deadlines.schedule(key, due);
-                continue;
-            }
-            let connecting = client.is_connecting();
-            let slot = self.remove(key);
-            if connecting {
-                self.connecting -= 1;
-                self.not_connected(slot, &ErrorKind::TimedOut.into());
-            } else {
-                self.share.tally.timed_out += 1;
-                self.share.tally.error("message timed out");
-                self.retire(slot);
-            }
         }
     }
 
@@ -461,7 +345,7 @@ impl Worker {
     }
 
     fn end(&mut self) {
-        let over = self.share.end().is_some_and(|end| self.meeting.clock.instant(end) <= self.now);
+        let over = self.share.end().is_some_and(|end| self.instant(end) <= self.now);
         if over && !self.ended {
             self.ended = true;
             self.drive_all();
@@ -473,57 +357,9 @@ impl Worker {
         }
     }
 
-    /// When a new connection may be begun.
-    fn next_dial(&self) -> Option<Instant> {
-        let possible = !self.dial_queue.is_empty() && self.connecting < CONNECTING;
-        let Some(interval) = self.dial_interval else { return possible.then_some(self.now) };
-        let start = self.share.start().filter(|_| possible)?;
-        let wait = interval.as_nanos().saturating_mul(self.dialed.into());
-        Some(
-            self.meeting
-                .clock
-                .instant(start.saturating_add(Nanos::try_from(wait).unwrap_or(Nanos::MAX))),
-        )
-    }
-
-    fn dial(&mut self) {
-        while self.next_dial().is_some_and(|at| at <= self.now) {
-            let Some(slot) = self.dial_queue.pop_front() else { break };
-            let over = self.ended || self.share.peek(slot, self.share.now()) == Next::Never;
-            if over && !self.reconnect {
-                self.retire(slot);
-                continue;
-            }
-            let target = self.slots[slot].tries % self.dialer.targets();
-            let number = self.dialed * self.threads + self.thread;
-            self.dialed += 1;
-            if let Err(e) = self.connect(slot, target, number) {
-                self.not_connected(slot, &e);
-            }
-        }
-    }
-
-    fn connect(&mut self, slot: usize, target: usize, number: u64) -> io::Result<()> {
-        let mut stream = self.dialer.dial(target, number)?;
-        let entry = self.clients.vacant_entry();
-        let key = entry.key();
-        self.poll.registry().register(&mut stream, Token(key), ready::interest())?;
-        // A stream of its own for each connection, those of a slot's earlier connections included.
-        let payload = self.tools.payload.key(number);
-        let client = Client::new(stream, slot, payload, &self.tools.manner, self.share.now());
-        entry.insert(match self.slots[slot].message {
-            Some(due) => client.for_one(due),
-            None => client,
-        });
-        self.slots[slot].stage = Stage::Taken(key);
-        self.connecting += 1;
-        self.deadlines.schedule(key, after(self.now, self.timeout));
-        Ok(())
-    }
-
     fn next_sample(&self) -> Option<Instant> {
         let so_far = self.interval?.checked_mul(self.samples_sent + 1)?;
-        after(self.meeting.clock.instant(self.share.start()?), Some(so_far))
+        after(self.instant(self.share.start()?), Some(so_far))
     }
 
     fn report(&mut self) -> bool {
@@ -537,7 +373,7 @@ impl Worker {
 
     fn send_sample(&self, number: u32) {
         let tally = &self.share.tally;
-        let start = self.share.start().map_or(self.now, |start| self.meeting.clock.instant(start));
+        let start = self.share.start().map_or(self.now, |start| self.instant(start));
         // Nobody listens any more only when the run is being torn down.
         let _ = self.samples.send(Sample {
             thread: self.thread as usize,

@@ -1,0 +1,187 @@
+//! From a free slot to a connection, and from its end back to a free slot.
+
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
+
+use mio::Token;
+
+use super::{Stage, Worker};
+use crate::deadline::after;
+use crate::load::client::{Client, Failure, Load, Nanos, Next};
+use crate::load::payload::Fault;
+use crate::load::tally::{Corruption, cause};
+use crate::ready;
+
+/// Connects under way at once in a loop: more would overflow the server's backlog, and each one that
+/// is dropped there waits a second for its next try.
+pub(super) const CONNECTING: usize = 128;
+
+/// How often a slot that connected to itself tries again.
+const TRIES: usize = 10;
+
+/// After the end, how long a message may take to come back when there is no timeout.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+impl Worker {
+    pub(super) fn queue(&mut self, slot: usize) {
+        self.slots[slot].stage = Stage::Queued;
+        self.dial_queue.push_back(slot);
+    }
+
+    /// With `reconnect`: a free slot connects when its next message is due.
+    pub(super) fn offer(&mut self, slot: usize) {
+        match self.share.next(slot, self.share.now()) {
+            Next::Due(due) => {
+                self.slots[slot].message = Some(due);
+                self.queue(slot);
+            }
+            Next::NotYet => {}
+            Next::Never => self.retire(slot),
+        }
+    }
+
+    /// When a new connection may be begun.
+    pub(super) fn next_dial(&self) -> Option<Instant> {
+        let possible = !self.dial_queue.is_empty() && self.connecting < CONNECTING;
+        let Some(interval) = self.dial_interval else { return possible.then_some(self.now) };
+        let start = self.share.start().filter(|_| possible)?;
+        let wait = interval.as_nanos().saturating_mul(self.dialed.into());
+        let at = start.saturating_add(Nanos::try_from(wait).unwrap_or(Nanos::MAX));
+        Some(self.instant(at))
+    }
+
+    pub(super) fn dial(&mut self) {
+        while self.next_dial().is_some_and(|at| at <= self.now) {
+            let Some(slot) = self.dial_queue.pop_front() else { break };
+            let over = self.ended || self.share.peek(slot, self.share.now()) == Next::Never;
+            if over && !self.reconnect {
+                self.retire(slot);
+                continue;
+            }
+            let target = self.slots[slot].tries % self.dialer.targets();
+            let number = self.dialed * self.threads + self.thread;
+            self.dialed += 1;
+            match self.connect(slot, target, number) {
+                Ok(()) => {}
+                Err(e) if no_port(&e) && self.dialer.use_next_source() => self.queue(slot),
+                Err(e) => self.not_connected(slot, &e),
+            }
+        }
+    }
+
+    fn connect(&mut self, slot: usize, target: usize, number: u64) -> io::Result<()> {
+        let mut stream = self.dialer.dial(target, number)?;
+        let entry = self.clients.vacant_entry();
+        let key = entry.key();
+        self.poll.registry().register(&mut stream, Token(key), ready::interest())?;
+        // A stream of its own for each connection, those of a slot's earlier connections included.
+        let payload = self.tools.payload.key(number);
+        let client = Client::new(stream, slot, payload, &self.tools.manner, self.share.now());
+        entry.insert(match self.slots[slot].message {
+            Some(due) => client.for_one(due),
+            None => client,
+        });
+        self.slots[slot].stage = Stage::Taken(key);
+        self.connecting += 1;
+        self.deadlines.schedule(key, after(self.now, self.timeout));
+        Ok(())
+    }
+
+    pub(super) fn failed(&mut self, key: usize, failure: Failure) {
+        let tally = &mut self.share.tally;
+        match failure {
+            Failure::Connect(e) => {
+                self.connecting -= 1;
+                let slot = self.remove(key);
+                return self.not_connected(slot, &e);
+            }
+            Failure::Lost(e) => {
+                tally.lost += 1;
+                tally.error(cause(&e));
+            }
+            Failure::Corrupt(got) => self.corrupt(key, &got),
+        }
+        let slot = self.remove(key);
+        self.retire(slot);
+    }
+
+    /// Tries the next address of the target, or the same one again where it was our own fault.
+    fn not_connected(&mut self, slot: usize, e: &io::Error) {
+        self.slots[slot].tries += 1;
+        let with_itself = e.kind() == ErrorKind::AddrInUse;
+        let most = if with_itself { TRIES } else { self.dialer.targets() };
+        if self.slots[slot].tries < most {
+            return self.queue(slot);
+        }
+        self.share.tally.failed += 1;
+        self.share.tally.error(cause(e));
+        self.retire(slot);
+    }
+
+    fn corrupt(&mut self, key: usize, got: &[u8]) {
+        let client = &self.clients[key];
+        let at = client.received();
+        let offset = at.offset();
+        let fault = if offset >= client.sent() {
+            Fault::Surplus(got.len() as u64)
+        } else {
+            let others = self.clients.iter().filter(|&(other, _)| other != key);
+            let others = others.map(|(_, c)| (self.share.number(c.slot()), c.received()));
+            self.tools.payload.diagnose(at, got, others)
+        };
+        let connection = self.share.number(client.slot());
+        let tally = &mut self.share.tally;
+        tally.corrupt += 1;
+        tally.error(match fault {
+            Fault::Changed => "bytes were changed",
+            Fault::Missing(_) => "bytes were missing",
+            Fault::Surplus(_) => "surplus bytes",
+            Fault::Misplaced(_) => "bytes of another connection",
+        });
+        tally.first_corrupt.get_or_insert(Corruption { connection, offset, fault });
+    }
+
+    pub(super) fn give_up_overdue(&mut self) {
+        while let Some(key) = self.deadlines.pop_due(self.now) {
+            let client = &self.clients[key];
+            let patience = self.timeout.or(self.ended.then_some(GRACE));
+            let since = client.waiting_since().map_or(self.now, |since| self.instant(since));
+            let due = after(since, patience);
+            if due.is_none_or(|due| due > self.now) {
+                self.deadlines.schedule(key, due);
+                continue;
+            }
+            let connecting = client.is_connecting();
+            let slot = self.remove(key);
+            if connecting {
+                self.connecting -= 1;
+                self.not_connected(slot, &ErrorKind::TimedOut.into());
+            } else {
+                self.share.tally.timed_out += 1;
+                self.share.tally.error("message timed out");
+                self.retire(slot);
+            }
+        }
+    }
+
+    /// Closes the client's socket; its slot.
+    pub(super) fn remove(&mut self, key: usize) -> usize {
+        let client = self.clients.remove(key);
+        if client.is_runnable(&self.tools.manner) {
+            self.run_queue.retain(|&queued| queued != key);
+        }
+        self.deadlines.schedule(key, None);
+        self.share.tally.by_connection[client.slot()] += client.echoed();
+        self.slots[client.slot()].stage = Stage::Idle;
+        client.slot()
+    }
+
+    pub(super) fn retire(&mut self, slot: usize) {
+        self.slots[slot].stage = Stage::Retired;
+        self.active -= 1;
+    }
+}
+
+fn no_port(e: &io::Error) -> bool {
+    e.kind() == ErrorKind::AddrNotAvailable
+}
