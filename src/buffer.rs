@@ -4,9 +4,17 @@
 //! [`Buffer`] is one pointer, null while it is empty; its page comes from the [`Pool`] just before a
 //! recv and goes back as soon as the last byte is sent. On a loop with one thread that is nearly
 //! always the same page, still warm in the cache.
+//!
+//! Pages are mapped, not allocated. An allocator gives memory back to the system only from the end of
+//! its heap, where one small allocation that outlives a burst holds all of the burst.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+
+use memmap2::MmapMut;
 
 /// How many bytes of unused pages a pool keeps for the next burst; what is over goes back to the
-/// allocator.
+/// system.
 const SPARE_BYTES: usize = 1024 * 1024;
 
 /// A page is left for a smaller one when what has to wait fills less than one part in this many:
@@ -21,9 +29,37 @@ pub struct Buffer(Option<Box<Page>>);
 /// an empty buffer costs a connection one pointer.
 #[derive(Debug)]
 struct Page {
-    bytes: Box<[u8]>,
+    bytes: Bytes,
     start: usize,
     end: usize,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    /// A page of the pool's.
+    Lent(MmapMut),
+    /// Just the bytes that wait.
+    Few(Box<[u8]>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Lent(bytes) => bytes,
+            Bytes::Few(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Bytes::Lent(bytes) => bytes,
+            Bytes::Few(bytes) => bytes,
+        }
+    }
 }
 
 impl Buffer {
@@ -43,9 +79,16 @@ impl Buffer {
 
     /// A whole page to receive into; never an empty slice. Only an empty buffer is filled: while
     /// bytes wait, a connection does not receive.
-    pub fn room(&mut self, pool: &mut Pool) -> &mut [u8] {
+    ///
+    /// # Errors
+    /// The system has no memory left.
+    pub fn room(&mut self, pool: &mut Pool) -> io::Result<&mut [u8]> {
         debug_assert!(self.is_empty());
-        &mut self.0.get_or_insert_with(|| pool.take()).bytes
+        let page = match self.0.take() {
+            Some(page) => page,
+            None => pool.take()?,
+        };
+        Ok(&mut self.0.insert(page).bytes)
     }
 
     /// The first `n` bytes of the room now wait.
@@ -80,8 +123,8 @@ impl Buffer {
         if waiting.is_empty() || waiting.len() >= pool.page_size / SPARSE {
             return;
         }
-        let small = Page { start: 0, end: waiting.len(), bytes: waiting.into() };
-        if let Some(page) = self.0.replace(Box::new(small)) {
+        let few = Page { start: 0, end: waiting.len(), bytes: Bytes::Few(waiting.into()) };
+        if let Some(page) = self.0.replace(Box::new(few)) {
             pool.put(page);
         }
     }
@@ -107,17 +150,19 @@ impl Pool {
         self.lent
     }
 
-    #[expect(clippy::unnecessary_box_returns, reason = "boxed once, when the page is made")]
-    fn take(&mut self) -> Box<Page> {
+    fn take(&mut self) -> io::Result<Box<Page>> {
+        let page = if let Some(page) = self.spare.pop() {
+            page
+        } else {
+            let bytes = Bytes::Lent(MmapMut::map_anon(self.page_size)?);
+            Box::new(Page { bytes, start: 0, end: 0 })
+        };
         self.lent += 1;
-        self.spare.pop().unwrap_or_else(|| {
-            Box::new(Page { bytes: vec![0; self.page_size].into(), start: 0, end: 0 })
-        })
+        Ok(page)
     }
 
-    /// A page that [`Buffer::settle`] made is not one of ours: it is simply freed.
     fn put(&mut self, mut page: Box<Page>) {
-        if page.bytes.len() != self.page_size {
+        if matches!(page.bytes, Bytes::Few(_)) {
             return;
         }
         self.lent -= 1;
@@ -134,7 +179,7 @@ mod tests {
 
     fn buffer_of(bytes: &[u8], pool: &mut Pool) -> Buffer {
         let mut buffer = Buffer::default();
-        buffer.room(pool)[..bytes.len()].copy_from_slice(bytes);
+        buffer.room(pool).unwrap()[..bytes.len()].copy_from_slice(bytes);
         buffer.filled(bytes.len());
         buffer
     }
@@ -158,7 +203,7 @@ mod tests {
     fn room_that_nothing_came_into_is_given_back() {
         let mut pool = Pool::new(64);
         let mut buffer = Buffer::default();
-        assert_eq!(buffer.room(&mut pool).len(), 64);
+        assert_eq!(buffer.room(&mut pool).unwrap().len(), 64);
         buffer.give_back(&mut pool);
         assert!(buffer.is_empty());
         assert_eq!(pool.lent(), 0);
@@ -169,7 +214,7 @@ mod tests {
         let mut pool = Pool::new(64);
         buffer_of(b"secret", &mut pool).give_back(&mut pool);
         let mut buffer = Buffer::default();
-        buffer.room(&mut pool);
+        buffer.room(&mut pool).unwrap();
         assert_eq!(buffer.waiting(), b"");
     }
 
@@ -193,7 +238,7 @@ mod tests {
     fn the_pool_keeps_a_few_spare_pages_and_frees_the_rest_of_a_burst() {
         let page_size = SPARE_BYTES / 4;
         let mut pool = Pool::new(page_size);
-        let burst: Vec<_> = (0..100).map(|_| pool.take()).collect();
+        let burst: Vec<_> = (0..100).map(|_| pool.take().unwrap()).collect();
         for page in burst {
             pool.put(page);
         }

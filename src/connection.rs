@@ -164,7 +164,7 @@ impl<S: Stream> Connection<S> {
     }
 
     fn recv(&mut self, pool: &mut Pool, now: Instant) -> io::Result<Received> {
-        let received = self.socket.recv(self.read_buf.room(pool))?;
+        let received = self.socket.recv(self.read_buf.room(pool)?)?;
         if let Received::Bytes(n) = received {
             if let State::Lingering { discard } = &mut self.state {
                 *discard = discard.saturating_sub(n);
