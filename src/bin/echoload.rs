@@ -123,6 +123,11 @@ enum Format {
     Ndjson,
 }
 
+const MOST_LENGTH: usize = 1024 * 1024 * 1024;
+
+/// More connections than a machine has files for, and more messages in flight than one needs.
+const MOST: usize = 1_000_000;
+
 const EXIT_CODES: &str = "\
 Exit codes, the first that holds:
   2    usage
@@ -180,8 +185,11 @@ fn run(options: &Options) -> io::Result<ExitCode> {
 impl Options {
     /// What only the options together can get wrong.
     fn check(&self) -> Result<(), String> {
-        if self.length == 0 {
-            return Err("--length must be at least 1".into());
+        if !(1..=MOST_LENGTH).contains(&self.length) {
+            return Err("--length must be from 1 to 1024MiB".into());
+        }
+        if self.pipeline > MOST || self.connections > MOST {
+            return Err("--pipeline and --connections must be at most 1M".into());
         }
         if self.duration.is_zero() {
             return Err("--duration must not be 0".into());

@@ -142,7 +142,7 @@ pub struct Client<S> {
     /// Messages taken on, and back.
     taken_on: u64,
     echoed: u64,
-    /// The last send would have blocked: messages taken on since then have not left.
+    /// The last send left something behind: messages of which it took nothing have not left.
     held_up: bool,
     /// How much of the stream was handed to the kernel, and how much has come back.
     sent: Cursor,
@@ -247,7 +247,7 @@ impl<S: Dialed> Client<S> {
     /// |---|---|
     /// | connect not done | wait for the next event |
     /// | a message is due, and the pipeline has room | taken on |
-    /// | send took n | go on; a message's first byte marks its time |
+    /// | send took n | go on; its first byte marks a message's time |
     /// | recv got n | compared; whole messages are counted, and others may be due |
     /// | recv got n, and not what was sent | corrupt |
     /// | recv got 0, all is said and all is back | done |
@@ -348,10 +348,10 @@ impl<S: Dialed> Client<S> {
         let left = self.taken_on * tools.manner.length - self.sent.offset();
         let bytes = &mut tools.chunk[..left.min(CHUNK as u64) as usize];
         tools.payload.fill(self.sent, bytes);
-        match self.socket.send(bytes)? {
-            Sent::Bytes(n) => self.sent.advance(n),
-            Sent::WouldBlock => self.held_up = true,
+        if let Sent::Bytes(n) = self.socket.send(bytes)? {
+            self.sent.advance(n);
         }
+        self.held_up = self.wants_send(&tools.manner);
         Ok(())
     }
 
