@@ -48,7 +48,7 @@ struct Listener {
     owed: bool,
 }
 
-/// What one turn of the loop may still accept, and the error it has met.
+/// What one turn of the loop may still accept, and the error that the last accept met.
 #[derive(Debug)]
 pub struct Turn {
     budget: usize,
@@ -123,7 +123,7 @@ impl Listeners {
     /// - Would-block: the backlog is empty, an event will tell.
     /// - One that gave up while it waited (`ECONNABORTED`, `EPROTO` and their like): the next one may
     ///   be well, so go on.
-    /// - The same error twice in a turn is no longer one peer's. When files or memory run out
+    /// - The same error twice in a row is no longer one peer's. When files or memory run out
     ///   (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`; accept(2)) the connection stays in the backlog.
     ///   Edges would never mention it again, and a level-triggered loop would spin on it. So accept
     ///   stays owed, and is tried again after a pause or as soon as a connection closes.
@@ -137,6 +137,7 @@ impl Listeners {
             match listener.socket.accept() {
                 Ok(accepted) => {
                     turn.budget -= 1;
+                    turn.error = None;
                     return Some(accepted);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => listener.owed = false,
