@@ -13,8 +13,8 @@ use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;
 
-/// How many bytes of unused pages a pool keeps for the next burst; what is over goes back to the
-/// system.
+/// How many bytes of unused pages a pool keeps for the next burst, one page at least; what is over
+/// goes back to the system.
 const SPARE_BYTES: usize = 1024 * 1024;
 
 /// A page is left for a smaller one when what has to wait fills less than one part in this many:
@@ -120,7 +120,8 @@ impl Buffer {
     /// page of just their size, and the pool gets the large one back.
     pub fn settle(&mut self, pool: &mut Pool) {
         let waiting = self.waiting();
-        if waiting.is_empty() || waiting.len() >= pool.page_size / SPARSE {
+        let lent = matches!(&self.0, Some(page) if matches!(page.bytes, Bytes::Lent(_)));
+        if !lent || waiting.is_empty() || waiting.len() >= pool.page_size / SPARSE {
             return;
         }
         let few = Page { start: 0, end: waiting.len(), bytes: Bytes::Few(waiting.into()) };

@@ -62,8 +62,12 @@ impl Config {
         if !BUFFER_SIZES.contains(&self.max_buffer) {
             return Err("the maximum buffer must be from 1KiB to 1024MiB".into());
         }
-        if self.keepalive.is_some_and(|idle| !KEEPALIVES.contains(&idle)) {
-            return Err("keepalive must be from 1s to 32767s, or off".into());
+        if self.keepalive.is_some_and(|idle| !KEEPALIVES.contains(&idle) || idle.subsec_nanos() > 0)
+        {
+            return Err("keepalive must be whole seconds from 1s to 32767s, or off".into());
+        }
+        if self.idle_timeout.is_some_and(|idle| idle.is_zero()) {
+            return Err("the idle timeout must be more than 0, or off".into());
         }
         Ok(())
     }

@@ -70,13 +70,13 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Connection<S> {
     socket: Latched<S>,
-    /// Received, and not yet given back.
+    /// Received by the call under way; [`echo`](Connection::echo) hands it over.
     read_buf: Buffer,
     /// Owed to the peer.
     write_buf: Buffer,
     state: State,
     /// When a byte last came or went, or the lingering began.
-    progress: Instant,
+    moved: Instant,
 }
 
 impl<S: Stream> Connection<S> {
@@ -87,7 +87,7 @@ impl<S: Stream> Connection<S> {
             read_buf: Buffer::default(),
             write_buf: Buffer::default(),
             state: State::Open,
-            progress: now,
+            moved: now,
         }
     }
 
@@ -158,7 +158,7 @@ impl<S: Stream> Connection<S> {
     fn send(&mut self, pool: &mut Pool, now: Instant) -> io::Result<()> {
         if let Sent::Bytes(n) = self.socket.send(self.write_buf.waiting())? {
             self.write_buf.consume(n, pool);
-            self.progress = now;
+            self.moved = now;
         }
         Ok(())
     }
@@ -170,7 +170,7 @@ impl<S: Stream> Connection<S> {
                 *discard = discard.saturating_sub(n);
             } else {
                 self.read_buf.filled(n);
-                self.progress = now;
+                self.moved = now;
                 self.echo();
             }
         }
@@ -200,7 +200,7 @@ impl<S: Stream> Connection<S> {
     pub fn linger(&mut self, pool: &mut Pool, now: Instant) -> io::Result<()> {
         self.write_buf.give_back(pool);
         self.socket.stream().shutdown_write()?;
-        self.progress = now;
+        self.moved = now;
         self.state = State::Lingering { discard: DISCARD };
         Ok(())
     }
@@ -210,14 +210,14 @@ impl<S: Stream> Connection<S> {
         matches!(self.state, State::Lingering { .. })
     }
 
-    /// All that came has been given back: nothing is owed, and the last recv left nothing behind.
+    /// All that was received has been given back, and nothing is known to wait.
     pub fn is_settled(&self) -> bool {
         !self.wants_write() && !self.socket.is_readable()
     }
 
     /// When a byte last came or went, or the lingering began.
-    pub fn last_progress(&self) -> Instant {
-        self.progress
+    pub fn last_moved(&self) -> Instant {
+        self.moved
     }
 
     /// Gives the pages back; the stream closes with the drop.

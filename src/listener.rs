@@ -230,7 +230,10 @@ fn bind_addresses(addresses: &[SocketAddr], config: &Config) -> io::Result<Vec<L
 /// each of them the system calls (tcp(7)).
 fn listen(address: SocketAddr, config: &Config) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
-        .map_err(|e| io::Error::new(ErrorKind::AddrNotAvailable, e))?;
+        .map_err(|e| match e.raw_os_error() {
+            Some(libc::EAFNOSUPPORT) => io::Error::new(ErrorKind::AddrNotAvailable, e),
+            _ => e,
+        })?;
     socket.set_nonblocking(true)?;
     // A restart must not wait until the last run's connections have left TIME_WAIT.
     socket.set_reuse_address(true)?;

@@ -17,8 +17,9 @@ pub trait Stream: Read + Write {
     /// the next recv, which would only say "would block", need not be made.
     ///
     /// True only where more bytes are sure to be announced by an edge of their own, whether or not
-    /// the call ever answered would-block: TCP over epoll(7) and kqueue(2). Poll(2) is armed again
-    /// only by a would-block, so there the shortcut would leave the connection deaf.
+    /// the call ever answered would-block, and where an urgent mark, which cuts a recv short, is
+    /// announced too: TCP over epoll(7). Poll(2) is armed again only by a would-block, so there the
+    /// shortcut would leave the connection deaf; mio's kqueue does not tell of urgent marks.
     const SHORT_RECV_MEANS_EMPTY: bool;
 
     /// Ends our direction, shutdown(2) with `SHUT_WR`: the peer gets what is under way, then the end.
@@ -30,16 +31,7 @@ pub trait Stream: Read + Write {
 
 impl Stream for TcpStream {
     const SHORT_RECV_MEANS_EMPTY: bool = cfg!(all(
-        any(
-            target_os = "linux",
-            target_os = "android",
-            target_os = "macos",
-            target_os = "ios",
-            target_os = "freebsd",
-            target_os = "netbsd",
-            target_os = "openbsd",
-            target_os = "dragonfly",
-        ),
+        any(target_os = "linux", target_os = "android"),
         not(mio_unsupported_force_poll_poll)
     ));
 

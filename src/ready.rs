@@ -28,14 +28,14 @@ impl Readiness {
     pub const ALL: Readiness = Readiness { readable: true, writable: true, to_the_end: true };
 }
 
-/// An error or a hang-up may come with both bits or with neither: ask both calls.
+/// An end, an error or a hang-up may come with any bits or with none: ask both calls.
 impl From<&Event> for Readiness {
     fn from(event: &Event) -> Readiness {
-        let broken = event.is_error() || event.is_read_closed() || event.is_write_closed();
+        let ask_both = event.is_error() || event.is_read_closed() || event.is_write_closed();
         Readiness {
-            readable: broken || event.is_readable(),
-            writable: broken || event.is_writable(),
-            to_the_end: broken || event.is_priority(),
+            readable: ask_both || event.is_readable(),
+            writable: ask_both || event.is_writable(),
+            to_the_end: ask_both || event.is_priority(),
         }
     }
 }

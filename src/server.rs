@@ -44,7 +44,8 @@ pub struct Server {
     listeners: Listeners,
     connections: Slab<Connection<TcpStream>>,
     guests: Vec<Box<dyn Guest>>,
-    /// Connections with a latched, wanted call left: the runnable ones, each once, and no other.
+    /// Connections with a latched, wanted call left: the runnable ones, each once, and no other. So what
+    /// is runnable before an event is queued already, and what ends while it is queued is taken out.
     run_queue: VecDeque<usize>,
     deadlines: Deadlines,
     pool: Pool,
@@ -187,7 +188,7 @@ impl Server {
             .flatten()
             .chain(guests)
             .min()
-            .map(|due| due.saturating_duration_since(self.now))
+            .map(|due| due.saturating_duration_since(Instant::now()))
     }
 
     fn dispatch(&mut self, event: &Event) -> io::Result<()> {

@@ -340,7 +340,7 @@ impl<const SHORT: bool> Model<SHORT> {
 
     fn drive(&mut self) {
         let Some(connection) = &mut self.connection else { return };
-        let before = connection.last_progress();
+        let before = connection.last_moved();
         self.now += Duration::from_millis(1);
         self.kernel.borrow_mut().spent = 0;
         self.kernel.borrow_mut().moved = false;
@@ -359,7 +359,7 @@ impl<const SHORT: bool> Model<SHORT> {
         assert!(owed == 0 || !connection.is_settled(), "settled, and bytes are owed");
         assert_eq!(connection.is_lingering(), kernel.our_end.is_some());
         let progress = if kernel.moved { self.now } else { before };
-        assert_eq!(connection.last_progress(), progress, "progress is when a byte moved");
+        assert_eq!(connection.last_moved(), progress, "progress is when a byte moved");
     }
 
     fn close(&mut self, why: io::Result<()>) {

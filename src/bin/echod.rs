@@ -8,8 +8,9 @@ use std::time::Duration;
 use clap::{ArgAction, CommandFactory, Parser};
 use log::{LevelFilter, info, warn};
 
+use echoload::daemon::limits;
+use echoload::daemon::log_sink::{self, LogSink};
 use echoload::daemon::signals::Signals;
-use echoload::daemon::{limits, log_sink};
 use echoload::{Config, Ended, Endpoint, Server, cli, units};
 
 const NAME: &str = "echod";
@@ -41,8 +42,9 @@ struct Options {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     idle_timeout: Duration,
 
-    /// Ask after a silent peer after that long, and end its connection when after as long again it
-    /// has not answered, or has not taken a byte of what it is owed; 0 is never
+    /// Ask after a silent peer after that long, then three times, a third of it apart; end its
+    /// connection when it has not answered, or in that time not taken a byte that it is owed; 0 is
+    /// never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
     keepalive: Duration,
 
@@ -88,16 +90,21 @@ fn run(options: Options) -> io::Result<ExitCode> {
         cli::complain(NAME, &why);
         return Ok(ExitCode::from(2));
     }
-    let log = log_sink::install(level)?;
+    let mut log = log_sink::install(level)?;
     if config.max_connections > most {
         warn!("the limit of open files allows only {most} connections");
     }
-    let ended = serve(&config);
-    log.flush();
-    Ok(match ended? {
-        Ended::Drained { .. } => ExitCode::SUCCESS,
-        Ended::Stopped { status } => ExitCode::from(status),
-    })
+    let exit = match serve(&config) {
+        Ok(Ended::Drained { .. }) => ExitCode::SUCCESS,
+        Ok(Ended::Stopped { status }) => ExitCode::from(status),
+        Err(e) => {
+            // By way of the log's queue, behind a line that may be stuck in a stalled stderr.
+            log.write_all(format!("{NAME}: {e}\n").as_bytes())?;
+            ExitCode::FAILURE
+        }
+    };
+    LogSink::flush(&log);
+    Ok(exit)
 }
 
 fn serve(config: &Config) -> io::Result<Ended> {

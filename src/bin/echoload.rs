@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -83,7 +83,8 @@ struct Options {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     warm_up: Duration,
 
-    /// Give up a message that is not back by then, or a connect, and its connection; 0 is never
+    /// Give up a message that is not back by then, or a connect, and its connection; 0 is never. When
+    /// the time is over, what was due is waited for no longer than this, or 10s
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
     timeout: Duration,
 
@@ -103,7 +104,8 @@ struct Options {
     #[arg(long, value_name = "FILE")]
     hdr: Option<PathBuf>,
 
-    /// Exit with 99 if this holds; may be repeated. Such as p99>5ms, rate<100k, errors>0
+    /// Exit with 99 if this holds; may be repeated. Such as p99>5ms, rate<100k, errors>0; of pNN, min,
+    /// mean and max of the latency, rate, errors, failed, lost, corrupt and `timed_out`
     #[arg(long, value_name = "EXPR")]
     fail_if: Vec<Threshold>,
 
@@ -127,6 +129,13 @@ const MOST_LENGTH: usize = 1024 * 1024 * 1024;
 
 /// More connections than a machine has files for, and more messages in flight than one needs.
 const MOST: usize = 1_000_000;
+
+const MOST_IN_FLIGHT: usize = 16_000_000;
+
+const MOST_THREADS: usize = 256;
+
+/// Of an interval.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 const EXIT_CODES: &str = "\
 Exit codes, the first that holds:
@@ -178,6 +187,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     output.flush()?;
     if let Some(file) = &mut hdr_file {
         file.write_all(hdr(&measured.tally.times.latency()).as_bytes())?;
+        file.flush()?;
     }
     Ok(ExitCode::from(report.verdict().exit_code()))
 }
@@ -197,6 +207,15 @@ impl Options {
         if self.reconnect && self.pipeline > 1 {
             return Err("--reconnect has one message a connection, so --pipeline must be 1".into());
         }
+        if self.connections.saturating_mul(self.pipeline) > MOST_IN_FLIGHT {
+            return Err("--connections times --pipeline must be at most 16M".into());
+        }
+        if self.interval.is_some_and(|interval| interval < SHORTEST && !interval.is_zero()) {
+            return Err("--interval must be at least 10ms, or 0 for none".into());
+        }
+        if self.threads > MOST_THREADS {
+            return Err("--threads must be at most 256".into());
+        }
         if self.threads > self.connections {
             return Err("--threads must not be more than --connections".into());
         }
@@ -207,6 +226,11 @@ impl Options {
         let targets = self.target.resolve().map_err(|e| {
             io::Error::new(e.kind(), format!("cannot resolve {}: {e}", self.target))
         })?;
+        let fits = |source: &IpAddr| targets.iter().any(|t| t.is_ipv4() == source.is_ipv4());
+        if let Some(source) = self.source_ip.iter().find(|source| !fits(source)) {
+            let why = format!("no address of {} can be reached from {source}", self.target);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let optional = |wait: Duration| Some(wait).filter(|wait| !wait.is_zero());
         let terminal = io::stderr().is_terminal() && !self.quiet;
         let watched = terminal || self.output_format == Format::Ndjson;
@@ -280,9 +304,9 @@ impl Progress {
 fn create(path: Option<&PathBuf>) -> io::Result<Box<dyn Write>> {
     Ok(match path {
         None => Box::new(io::stdout()),
-        Some(path) => Box::new(File::create(path).map_err(|e| {
+        Some(path) => Box::new(BufWriter::new(File::create(path).map_err(|e| {
             io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display()))
-        })?),
+        })?)),
     })
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use env_logger::Target;
-use log::{LevelFilter, warn};
+use log::LevelFilter;
 
 /// Lines that may wait.
 const LINES: usize = 1024;
@@ -57,7 +57,8 @@ pub fn install(level: LevelFilter) -> io::Result<LogSink> {
 impl LogSink {
     /// Waits until what was logged is written, but not for long.
     pub fn flush(&self) {
-        let unfinished = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
+        let unfinished =
+            |queue: &mut Queue| queue.writing || queue.dropped > 0 || !queue.lines.is_empty();
         drop(self.0.changed.wait_timeout_while(self.lock(), LAST_WORDS, unfinished));
     }
 
@@ -73,8 +74,14 @@ impl LogSink {
                 self.0.changed.notify_all();
             } else if queue.dropped > 0 {
                 let dropped = mem::take(&mut queue.dropped);
+                queue.writing = true;
                 drop(queue);
-                warn!("{dropped} log lines were dropped, stderr was too slow for them");
+                // Not through the logger, whose level or whose full queue might drop this line too.
+                let line =
+                    format!("{dropped} log lines were dropped, stderr was too slow for them\n");
+                let _ = out.write_all(line.as_bytes());
+                self.lock().writing = false;
+                self.0.changed.notify_all();
             } else {
                 drop(self.0.changed.wait(queue));
             }

@@ -18,6 +18,7 @@
 //! of it first waits for ever.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
 use crate::load::payload::{Cursor, Key, Payload};
 use crate::nonblocking::{Received, Sent, Stream};
@@ -43,6 +44,9 @@ pub trait Dialed: Stream {
 pub trait Load {
     /// Its next message, if it may have one.
     fn next(&mut self, slot: usize, now: Nanos) -> Next;
+
+    /// Whether [`next`](Load::next) would say never; asked while it may have no other message.
+    fn is_over(&self, slot: usize, now: Nanos) -> bool;
 
     /// The connection stands, after a connect that took from `dialed` to `now`.
     fn connected(&mut self, slot: usize, dialed: Nanos, now: Nanos);
@@ -78,7 +82,7 @@ pub struct Flight {
 #[derive(Debug)]
 pub struct Tools {
     /// All that is sent.
-    pub payload: Payload,
+    pub payload: Arc<Payload>,
     /// How it is sent.
     pub manner: Manner,
     chunk: Box<[u8]>,
@@ -86,8 +90,8 @@ pub struct Tools {
 
 impl Tools {
     /// Those for this payload.
-    pub fn new(payload: Payload, manner: Manner) -> Tools {
-        Tools { payload, manner, chunk: vec![0; CHUNK].into() }
+    pub fn new(payload: impl Into<Arc<Payload>>, manner: Manner) -> Tools {
+        Tools { payload: payload.into(), manner, chunk: vec![0; CHUNK].into() }
     }
 }
 
@@ -142,7 +146,8 @@ pub struct Client<S> {
     /// Messages taken on, and back.
     taken_on: u64,
     echoed: u64,
-    /// The last send left something behind: messages of which it took nothing have not left.
+    /// The last send left something behind. Messages of which it took nothing were marked as sent when
+    /// they were taken on, and are marked anew when they leave.
     held_up: bool,
     /// How much of the stream was handed to the kernel, and how much has come back.
     sent: Cursor,
@@ -150,7 +155,7 @@ pub struct Client<S> {
     /// The messages between `echoed` and `taken_on`: a ring, in which a message has the place that the
     /// low bits of its number name.
     flights: Box<[Flight]>,
-    /// When bytes last came; before any did, when the connect began.
+    /// When bytes last came; before any did, when the connection stood, or when its connect began.
     moved: Nanos,
 }
 
@@ -178,6 +183,7 @@ impl<S: Dialed> Client<S> {
     #[must_use]
     pub fn for_one(mut self, due: Nanos) -> Client<S> {
         self.flights[0] = Flight { due, sent: self.moved };
+        self.held_up = true;
         self.taken_on = 1;
         self.said_all = true;
         self
@@ -216,7 +222,11 @@ impl<S: Dialed> Client<S> {
         (self.state != State::Open).then_some(self.moved)
     }
 
-    /// Messages are not back.
+    /// Messages taken on that are not back.
+    pub fn in_flight(&self) -> u64 {
+        self.taken_on - self.echoed
+    }
+
     fn is_waiting(&self) -> bool {
         self.echoed < self.taken_on
     }
@@ -263,8 +273,11 @@ impl<S: Dialed> Client<S> {
         load: &mut impl Load,
         mut now: Nanos,
     ) -> Result<Progress, Failure> {
-        if self.state == State::Connecting && !self.stands(load, now)? {
-            return Ok(Progress::Blocked);
+        if self.state == State::Connecting {
+            if !self.stands(load)? {
+                return Ok(Progress::Blocked);
+            }
+            now = self.moved;
         }
         if self.socket.is_readable() {
             match self.socket.recv(&mut tools.chunk).map_err(Failure::Lost)? {
@@ -314,11 +327,13 @@ impl<S: Dialed> Client<S> {
     }
 
     #[cold]
-    fn stands(&mut self, load: &mut impl Load, now: Nanos) -> Result<bool, Failure> {
+    fn stands(&mut self, load: &mut impl Load) -> Result<bool, Failure> {
         let stands = self.socket.stream().is_connected().map_err(Failure::Connect)?;
         if stands {
             self.state = State::Open;
+            let now = load.now();
             load.connected(self.slot, self.moved, now);
+            self.moved = now;
         }
         Ok(stands)
     }
@@ -334,6 +349,10 @@ impl<S: Dialed> Client<S> {
                 Next::NotYet => break,
                 Next::Never => self.said_all = true,
             }
+        }
+        // Our end goes right behind the last message, not when the pipeline has room for another.
+        if manner.half_close && !self.has_room(manner) {
+            self.said_all |= load.is_over(self.slot, now);
         }
     }
 

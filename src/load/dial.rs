@@ -47,7 +47,9 @@ impl Dialer {
         socket.set_tcp_nodelay(true)?;
         if let Some(source) = self.source(target.ip(), count) {
             late_port(&socket)?;
-            socket.bind(&SocketAddr::new(source, 0).into())?;
+            socket.bind(&SocketAddr::new(source, 0).into()).map_err(|e| {
+                io::Error::new(e.kind(), format!("cannot connect from {source}: {e}"))
+            })?;
         }
         match socket.connect(&target.into()) {
             Ok(()) => {}
@@ -98,7 +100,10 @@ impl Dialed for TcpStream {
         match self.peer_addr() {
             // On loopback a connect to a free port may happen to choose that very port as its own,
             // and then stands, with itself: an echo server that is not there.
-            Ok(peer) if peer == self.local_addr()? => Err(ErrorKind::AddrInUse.into()),
+            Ok(peer) if peer == self.local_addr()? => {
+                let why = "connected to itself: nobody listens there";
+                Err(io::Error::new(ErrorKind::AddrInUse, why))
+            }
             Ok(_) => Ok(true),
             Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
             Err(e) => Err(e),

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use mio::Waker;
@@ -38,9 +38,13 @@ mod worker;
 use crate::guest::Guest;
 use client::Nanos;
 use clock::Clock;
+use payload::Payload;
 use tally::{Latencies, Tally, latencies};
 use usage::Usage;
 use worker::Worker;
+
+/// Samples of a loop that may wait to be read.
+const SAMPLES: usize = 16;
 
 /// What to do to whom.
 #[derive(Debug, Clone)]
@@ -114,7 +118,7 @@ pub struct Measured {
     pub elapsed: Duration,
     /// Processor time used by the loops, as a part of what they could have used.
     pub cpu: f64,
-    /// The same with the time in which a loop could have run and was given no processor.
+    /// The most that a loop used or could have used: with the time in which it was given no processor.
     pub demand: f64,
     /// It was stopped before its time.
     pub interrupted: bool,
@@ -128,6 +132,8 @@ struct Meeting {
     unsettled: AtomicUsize,
     start: OnceLock<Nanos>,
     stopped: AtomicBool,
+    /// Loops that have not ended.
+    running: AtomicUsize,
     wakers: Vec<Waker>,
 }
 
@@ -141,6 +147,15 @@ impl Meeting {
 
     fn begin(&self) {
         self.start.get_or_init(|| self.clock.now());
+        self.wake_all();
+    }
+
+    /// A loop has ended. One that failed takes the others with it: they might wait for it at the start.
+    fn leave(&self, done: &io::Result<worker::Done>) {
+        self.running.fetch_sub(1, Ordering::AcqRel);
+        if done.is_err() {
+            self.stop();
+        }
         self.wake_all();
     }
 
@@ -178,13 +193,18 @@ impl Run {
             unsettled: AtomicUsize::new(plan.threads),
             start: OnceLock::new(),
             stopped: AtomicBool::new(false),
+            running: AtomicUsize::new(plan.threads),
             wakers: wakers.collect::<Result<_, _>>()?,
         });
-        let (sender, samples) = mpsc::channel();
+        let payload = Arc::new(Payload::new(plan.seed));
+        let (sender, samples) = mpsc::sync_channel(SAMPLES * plan.threads);
         let workers = polls
             .into_iter()
             .enumerate()
-            .map(|(i, poll)| Worker::new(plan, i, poll, Arc::clone(&meeting), sender.clone()))
+            .map(|(i, poll)| {
+                let (meeting, payload) = (Arc::clone(&meeting), Arc::clone(&payload));
+                Worker::new(plan, i, poll, meeting, sender.clone(), payload)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Run { workers, meeting, samples })
     }
@@ -212,20 +232,26 @@ impl Run {
         };
         let mut workers = self.workers.into_iter();
         let first = workers.next();
-        let others: Vec<_> = workers.map(|w| thread::spawn(move || w.run(|| {}))).collect();
+        let others: Vec<_> = workers.map(|worker| start(worker, &self.meeting)).collect();
         let mut done = Vec::new();
         if let Some(first) = first {
-            done.push(first.run(&mut observe_new)?);
+            let first = first.run(&mut observe_new);
+            self.meeting.leave(&first);
+            done.push(first);
         }
         for thread in others {
-            done.push(thread.join().map_err(|_| io::Error::other("a loop panicked"))??);
+            done.push(thread.and_then(|thread| {
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("a loop panicked")))
+            }));
         }
         observe_new();
         let mut tally = Tally::new(0);
-        let (mut usage, mut elapsed) = (Usage::default(), Duration::ZERO);
+        let (mut usage, mut elapsed, mut demand) = (Usage::default(), Duration::ZERO, 0.0_f64);
         for done in done {
+            let done = done?;
             tally.add(&done.tally);
             usage = usage + done.usage;
+            demand = demand.max(done.usage.demand());
             elapsed = elapsed.max(done.elapsed);
         }
         let interrupted = self.meeting.stopped.load(Ordering::Acquire);
@@ -234,10 +260,28 @@ impl Run {
             tally,
             elapsed,
             cpu: usage.cpu.as_secs_f64() / available,
-            demand: (usage.cpu + usage.waited).as_secs_f64() / available,
+            demand,
             interrupted,
         })
     }
+}
+
+fn start(
+    worker: Worker,
+    meeting: &Arc<Meeting>,
+) -> io::Result<JoinHandle<io::Result<worker::Done>>> {
+    let left = Arc::clone(meeting);
+    let started = thread::Builder::new().spawn(move || {
+        let done = worker.run(|| {});
+        left.leave(&done);
+        done
+    });
+    if started.is_err() {
+        // It will not come to the start, so the others should not wait for it.
+        meeting.running.fetch_sub(1, Ordering::AcqRel);
+        meeting.stop();
+    }
+    started
 }
 
 /// Puts the loops' samples together: the latest of each make one of all, once all have come as far.

@@ -71,7 +71,8 @@ impl Share {
             let (threads, thread) = (plan.threads as u64, thread as u64);
             match plan.rate {
                 Some(rate) => {
-                    messages = n + (plan.warm_up.as_secs_f64() * rate as f64).ceil() as u64;
+                    let warm_up = (plan.warm_up.as_secs_f64() * rate as f64).ceil() as u64;
+                    messages = n.saturating_add(warm_up);
                 }
                 None => quota = n / threads + u64::from(thread < n % threads),
             }
@@ -139,6 +140,11 @@ impl Share {
         }
     }
 
+    /// Closed loop: all messages that were asked for have been taken on.
+    pub fn is_spent(&self) -> bool {
+        self.quota == 0
+    }
+
     /// With `reconnect`: the slot has become free for its next message.
     pub fn free(&mut self, slot: usize, now: Nanos) {
         self.slots[slot].free_since = now;
@@ -178,6 +184,19 @@ impl Share {
         (number < self.messages && due < self.end).then_some((due, slot))
     }
 
+    /// Open loop: messages of a slot that are due by now, or were due before the end, and were not taken
+    /// on.
+    pub fn left_over(&self, slot: usize, now: Nanos) -> u64 {
+        let mut left_over = 0;
+        if let (Some(start), Some(interval)) = (self.start, self.interval) {
+            let first = self.slots[slot].taken_on * self.connections + self.number(slot) as u64;
+            let over = now.min(self.end).saturating_sub(start) as f64 / interval;
+            let over = (over.ceil() as u64).min(self.messages);
+            left_over = over.saturating_sub(first).div_ceil(self.connections);
+        }
+        left_over
+    }
+
     /// That message has become due; how late is this loop?
     pub fn became_due(&mut self, due: Nanos, now: Nanos) {
         self.due_count += 1;
@@ -208,11 +227,15 @@ impl Load for Share {
         next
     }
 
+    fn is_over(&self, slot: usize, now: Nanos) -> bool {
+        self.peek(slot, now) == Next::Never
+    }
+
     fn connected(&mut self, slot: usize, dialed: Nanos, now: Nanos) {
         self.tally.established += 1;
         self.tally.connect.saturating_record(now.saturating_sub(dialed));
-        // While connections are still being made, at a rate that was asked for, a message is not due
-        // before its connection can be there.
+        // Where connections come at a rate, and the messages are not counted, none is due before its
+        // connection can be there.
         if !self.reconnect
             && self.messages == ENDLESS
             && let (Some(start), Some(interval)) = (self.start, self.interval)
@@ -242,7 +265,7 @@ fn due(start: Nanos, interval: f64, number: u64) -> Nanos {
     start.saturating_add((number as f64 * interval) as Nanos)
 }
 
-/// A duration in nanoseconds; one of over 500 years is as good as endless.
+/// A duration in nanoseconds; one of centuries is as good as endless.
 fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX / 4)
 }

@@ -81,11 +81,11 @@ pub struct Tally {
     pub echoed: u64,
     /// When the last of them did.
     pub last_echo: Nanos,
-    /// Messages that came back wrong, in all of the run.
+    /// Messages that came back wrong, in all of the run; the first ends its connection.
     pub corrupt: u64,
-    /// The first of them.
+    /// The first of them that a loop met.
     pub first_corrupt: Option<Corruption>,
-    /// Messages that did not come back in time, in all of the run.
+    /// Messages that did not come back in time, or could not even be sent, in all of the run.
     pub timed_out: u64,
     /// Connections in all of the run: that stood, that never did, and that ended before their time.
     pub established: u64,
@@ -174,7 +174,7 @@ pub(crate) fn cause(e: &io::Error) -> String {
         ErrorKind::ConnectionReset => "connection reset by the server".into(),
         ErrorKind::BrokenPipe => "connection closed by the server while sending".into(),
         ErrorKind::UnexpectedEof => "connection closed by the server".into(),
-        ErrorKind::AddrNotAvailable => {
+        ErrorKind::AddrNotAvailable if e.get_ref().is_none() => {
             "no free local port: use more --source-ip, or wait for those in TIME_WAIT".into()
         }
         _ if nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(0))

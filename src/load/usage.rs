@@ -40,6 +40,13 @@ impl Usage {
     }
 }
 
+impl Usage {
+    /// The part of the time that it used a processor, or wanted one.
+    pub(crate) fn demand(&self) -> f64 {
+        (self.cpu + self.waited).as_secs_f64() / self.wall.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
 impl Sub for Usage {
     type Output = Usage;
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -33,6 +33,9 @@ const ALARM: Token = Token(usize::MAX - 2);
 const GUEST: Token = Token(usize::MAX - 3);
 
 const EVENTS: usize = 1024;
+
+/// Messages that a turn may send because they are due.
+const DUE: usize = 1024;
 
 /// What one loop has measured so far.
 pub(crate) struct Sample {
@@ -78,7 +81,7 @@ enum Stage {
 pub(crate) struct Worker {
     poll: Poll,
     meeting: Arc<Meeting>,
-    samples: Sender<Sample>,
+    samples: SyncSender<Sample>,
     guest: Option<Box<dyn Guest>>,
     share: Share,
     tools: Tools,
@@ -104,7 +107,10 @@ pub(crate) struct Worker {
     turn: Nanos,
     now: Instant,
     settled: bool,
-    ended: bool,
+    /// The clients know that there are no more messages.
+    told: bool,
+    /// Once the time is over: until when what is under way is waited for.
+    last_moment: Option<Instant>,
     usage_at_start: Usage,
     /// Number of this loop, of so many.
     thread: u64,
@@ -117,19 +123,19 @@ impl Worker {
         thread: usize,
         poll: Poll,
         meeting: Arc<Meeting>,
-        samples: Sender<Sample>,
+        samples: SyncSender<Sample>,
+        payload: Arc<Payload>,
     ) -> io::Result<Worker> {
         let manner =
             Manner { length: plan.length, pipeline: plan.pipeline, half_close: plan.half_close };
         let share = Share::new(plan, thread, meeting.clock);
         let slots = share.slots();
-        let per_thread = |rate: u64| Duration::from_secs_f64(plan.threads as f64 / rate as f64);
         Ok(Worker {
             alarm: Alarm::new(poll.registry(), ALARM)?,
             poll,
             samples,
             guest: None,
-            tools: Tools::new(Payload::new(plan.seed), manner),
+            tools: Tools::new(payload, manner),
             reconnect: plan.reconnect,
             dialer: Dialer::new(plan.targets.clone(), plan.sources.clone()),
             clients: Slab::new(),
@@ -139,7 +145,9 @@ impl Worker {
             dial_queue: VecDeque::new(),
             connecting: 0,
             dialed: 0,
-            dial_interval: plan.connect_rate.map(per_thread),
+            dial_interval: plan
+                .connect_rate
+                .map(|rate| Duration::from_secs(1).div_f64(rate as f64)),
             deadlines: Deadlines::default(),
             timeout: plan.timeout,
             interval: plan.interval,
@@ -147,7 +155,8 @@ impl Worker {
             turn: 0,
             now: meeting.clock.instant(0),
             settled: false,
-            ended: false,
+            told: false,
+            last_moment: None,
             usage_at_start: Usage::default(),
             thread: thread as u64,
             threads: plan.threads as u64,
@@ -174,7 +183,7 @@ impl Worker {
             (0..self.slots.len()).for_each(|slot| self.queue(slot));
         }
         let mut events = Events::with_capacity(EVENTS);
-        while self.active > 0 && !self.meeting.stopped.load(Ordering::Acquire) {
+        while self.is_needed() && !self.meeting.stopped.load(Ordering::Acquire) {
             let queued = self.run_queue.len();
             self.wait(&mut events)?;
             for event in &events {
@@ -197,6 +206,17 @@ impl Worker {
             }
         }
         Ok(self.done())
+    }
+
+    /// Whether there is anything left to do. The loop with the guest stays for as long as any other
+    /// does: a signal is for all.
+    fn is_needed(&self) -> bool {
+        let others = self.meeting.running.load(Ordering::Acquire) > 1;
+        self.active > 0 || self.guest.is_some() && others
+    }
+
+    fn has_ended(&self) -> bool {
+        self.last_moment.is_some()
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
@@ -225,8 +245,8 @@ impl Worker {
 
     /// The next moment, messages apart, at which there is something to do that no event announces.
     fn timeout(&self) -> Option<Instant> {
-        let end = self.share.end().filter(|_| !self.ended).map(|end| self.instant(end));
-        [self.deadlines.next(), end, self.next_dial(), self.next_sample()]
+        let end = self.share.end().filter(|_| !self.has_ended()).map(|end| self.instant(end));
+        [self.deadlines.next(), end, self.last_moment, self.next_dial(), self.next_sample()]
             .into_iter()
             .flatten()
             .min()
@@ -290,10 +310,10 @@ impl Worker {
 
     /// Lets clients see what has changed for all: the messages begin, or end.
     fn drive_all(&mut self) {
-        let now = self.share.now();
         let keys: Vec<usize> = self.clients.iter().map(|(key, _)| key).collect();
         for key in keys {
-            self.poke(key, now);
+            // Read anew for each: the first of thousands should not make the last one look slow.
+            self.poke(key, self.share.now());
         }
         for slot in 0..self.slots.len() {
             if self.slots[slot].stage == Stage::Idle {
@@ -330,10 +350,13 @@ impl Worker {
         }
     }
 
-    /// Open loop: the clients whose messages have become due.
+    /// Open loop: the clients whose messages have become due, within a budget: at a rate beyond its
+    /// means a loop would do nothing else.
     fn send_due(&mut self) {
         let mut now = self.share.now();
-        while let Some((due, slot)) = self.share.next_due().filter(|&(due, _)| due <= now) {
+        for _ in 0..DUE {
+            let next = self.share.next_due().filter(|&(due, _)| due <= now);
+            let Some((due, slot)) = next else { break };
             self.share.became_due(due, now);
             match self.slots[slot].stage {
                 Stage::Taken(key) => self.poke(key, now),
@@ -345,15 +368,18 @@ impl Worker {
     }
 
     fn end(&mut self) {
-        let over = self.share.end().is_some_and(|end| self.instant(end) <= self.now);
-        if over && !self.ended {
-            self.ended = true;
+        if self.share.is_spent() && self.tools.manner.half_close && !self.told {
+            // Others took the last messages: a client that waits for its echo does not know yet.
+            self.told = true;
             self.drive_all();
-            if self.timeout.is_none() {
-                for (key, _) in &self.clients {
-                    self.deadlines.schedule(key, after(self.now, Some(GRACE)));
-                }
-            }
+        }
+        let over = self.share.end().is_some_and(|end| self.instant(end) <= self.now);
+        if over && !self.has_ended() {
+            self.last_moment = after(self.now, self.timeout.or(Some(GRACE)));
+            self.drive_all();
+        }
+        if self.last_moment.is_some_and(|last| last <= self.now) {
+            self.give_up_all();
         }
     }
 
@@ -374,8 +400,8 @@ impl Worker {
     fn send_sample(&self, number: u32) {
         let tally = &self.share.tally;
         let start = self.share.start().map_or(self.now, |start| self.instant(start));
-        // Nobody listens any more only when the run is being torn down.
-        let _ = self.samples.send(Sample {
+        // A reader that is slow, or gone, misses a sample; the load is not held up.
+        let _ = self.samples.try_send(Sample {
             thread: self.thread as usize,
             number,
             elapsed: self.now.saturating_duration_since(start),

@@ -45,26 +45,46 @@ impl Server {
 
     /// A connection's entry has come up. If it has moved since, or need not end, it is put back.
     fn expire(&mut self, key: usize) {
-        let connection = &mut self.connections[key];
-        let (mut since, mut patience) = (connection.last_progress(), self.idle_timeout);
-        if let Some(drain) = &self.drain {
-            since = since.max(drain.began);
-            if connection.is_settled() {
-                patience = Some(QUIET);
-            }
+        if self.is_due(key) && !self.connections[key].is_lingering() {
+            // Bytes may be there already, and their event still in the kernel: ask the socket itself
+            // before its silence is held against it.
+            self.wake(key);
         }
-        if connection.is_lingering() {
-            patience = Some(LINGER);
-        }
-        let due = after(since, patience);
-        if due.is_none_or(|due| due > self.now) {
-            self.schedule(key, due);
-        } else if connection.is_lingering() {
+        let Some(connection) = self.connections.get(key) else { return };
+        let lingering = connection.is_lingering();
+        if !self.is_due(key) {
+            self.schedule(key, self.due(key));
+        } else if lingering {
             self.close(key, format_args!("lingered long enough"));
-        } else if let Err(e) = connection.linger(&mut self.pool, self.now) {
+        } else if let Err(e) = self.connections[key].linger(&mut self.pool, self.now) {
             self.close(key, format_args!("{e}"));
         } else {
             self.schedule(key, after(self.now, Some(LINGER)));
+            self.drive(key);
+        }
+    }
+
+    /// When a connection is to end if nothing moves on it.
+    fn due(&self, key: usize) -> Option<Instant> {
+        let connection = &self.connections[key];
+        let moved = connection.last_moved();
+        match &self.drain {
+            _ if connection.is_lingering() => after(moved, Some(LINGER)),
+            Some(drain) if connection.is_settled() => after(moved.max(drain.began), Some(QUIET)),
+            Some(drain) => after(moved.max(drain.began), self.idle_timeout),
+            None => after(moved, self.idle_timeout),
+        }
+    }
+
+    fn is_due(&self, key: usize) -> bool {
+        self.due(key).is_some_and(|due| due <= self.now)
+    }
+
+    /// Drives a connection as if everything were ready; one in the run queue has its turn anyway.
+    fn wake(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        if !connection.is_runnable() {
+            connection.latch(Readiness::ALL);
             self.drive(key);
         }
     }
@@ -117,7 +137,9 @@ impl Server {
         }
         let all_gone = self.connections.is_empty() && self.listeners.is_empty();
         if all_gone || end.is_some_and(|end| end <= self.now) {
-            self.ended.get_or_insert(Ended::Drained { cut_off: self.connections.len() });
+            // Who lingers has been given everything.
+            let owed = self.connections.iter().filter(|(_, c)| !c.is_lingering());
+            self.ended.get_or_insert(Ended::Drained { cut_off: owed.count() });
         }
     }
 

@@ -44,8 +44,8 @@ impl fmt::Display for Report {
         writeln!(f, "{}\n{}\n", self.target, self.parameters)?;
         writeln!(
             f,
-            "connections  {} of {} established, {} failed, {} lost",
-            connections.established, connections.requested, connections.failed, connections.lost
+            "connections  {} at once, {} established, {} failed, {} lost",
+            connections.requested, connections.established, connections.failed, connections.lost
         )?;
         writeln!(
             f,

@@ -16,6 +16,10 @@ use crate::ready;
 /// is dropped there waits a second for its next try.
 pub(super) const CONNECTING: usize = 128;
 
+/// Faults that are told apart, which takes some milliseconds each. Whoever sends more of them is no echo
+/// server.
+const DIAGNOSED: u64 = 16;
+
 /// How often a slot that connected to itself tries again.
 const TRIES: usize = 10;
 
@@ -43,23 +47,30 @@ impl Worker {
     /// When a new connection may be begun.
     pub(super) fn next_dial(&self) -> Option<Instant> {
         let possible = !self.dial_queue.is_empty() && self.connecting < CONNECTING;
-        let Some(interval) = self.dial_interval else { return possible.then_some(self.now) };
+        let Some(interval) = self.dial_interval.filter(|_| !self.has_ended()) else {
+            return possible.then_some(self.now);
+        };
         let start = self.share.start().filter(|_| possible)?;
-        let wait = interval.as_nanos().saturating_mul(self.dialed.into());
+        let wait = interval.as_nanos().saturating_mul(self.next_number().into());
         let at = start.saturating_add(Nanos::try_from(wait).unwrap_or(Nanos::MAX));
         Some(self.instant(at))
+    }
+
+    /// Numbers all connects of the run: the loops take turns.
+    fn next_number(&self) -> u64 {
+        self.dialed * self.threads + self.thread
     }
 
     pub(super) fn dial(&mut self) {
         while self.next_dial().is_some_and(|at| at <= self.now) {
             let Some(slot) = self.dial_queue.pop_front() else { break };
-            let over = self.ended || self.share.peek(slot, self.share.now()) == Next::Never;
+            let over = self.has_ended() || self.share.peek(slot, self.share.now()) == Next::Never;
             if over && !self.reconnect {
                 self.retire(slot);
                 continue;
             }
             let target = self.slots[slot].tries % self.dialer.targets();
-            let number = self.dialed * self.threads + self.thread;
+            let number = self.next_number();
             self.dialed += 1;
             match self.connect(slot, target, number) {
                 Ok(()) => {}
@@ -83,7 +94,7 @@ impl Worker {
         });
         self.slots[slot].stage = Stage::Taken(key);
         self.connecting += 1;
-        self.deadlines.schedule(key, after(self.now, self.timeout));
+        self.deadlines.schedule(key, after(self.now, self.patience()));
         Ok(())
     }
 
@@ -108,7 +119,7 @@ impl Worker {
     /// Tries the next address of the target, or the same one again where it was our own fault.
     fn not_connected(&mut self, slot: usize, e: &io::Error) {
         self.slots[slot].tries += 1;
-        let with_itself = e.kind() == ErrorKind::AddrInUse;
+        let with_itself = e.kind() == ErrorKind::AddrInUse && e.get_ref().is_some();
         let most = if with_itself { TRIES } else { self.dialer.targets() };
         if self.slots[slot].tries < most {
             return self.queue(slot);
@@ -122,7 +133,9 @@ impl Worker {
         let client = &self.clients[key];
         let at = client.received();
         let offset = at.offset();
-        let fault = if offset >= client.sent() {
+        let fault = if self.share.tally.corrupt >= DIAGNOSED {
+            Fault::Changed
+        } else if offset >= client.sent() {
             Fault::Surplus(got.len() as u64)
         } else {
             let others = self.clients.iter().filter(|&(other, _)| other != key);
@@ -144,24 +157,61 @@ impl Worker {
     pub(super) fn give_up_overdue(&mut self) {
         while let Some(key) = self.deadlines.pop_due(self.now) {
             let client = &self.clients[key];
-            let patience = self.timeout.or(self.ended.then_some(GRACE));
+            let patience = self.patience();
             let since = client.waiting_since().map_or(self.now, |since| self.instant(since));
             let due = after(since, patience);
             if due.is_none_or(|due| due > self.now) {
                 self.deadlines.schedule(key, due);
                 continue;
             }
-            let connecting = client.is_connecting();
-            let slot = self.remove(key);
-            if connecting {
-                self.connecting -= 1;
-                self.not_connected(slot, &ErrorKind::TimedOut.into());
-            } else {
-                self.share.tally.timed_out += 1;
-                self.share.tally.error("message timed out");
-                self.retire(slot);
+            self.give_up(key);
+        }
+    }
+
+    fn give_up(&mut self, key: usize) {
+        let client = &self.clients[key];
+        let (connecting, in_flight) = (client.is_connecting(), client.in_flight());
+        let slot = self.remove(key);
+        if connecting {
+            self.connecting -= 1;
+            return self.not_connected(slot, &ErrorKind::TimedOut.into());
+        }
+        let tally = &mut self.share.tally;
+        if in_flight > 0 {
+            tally.timed_out += in_flight;
+            tally.error("message timed out");
+        } else {
+            tally.lost += 1;
+            tally.error("the end did not come in time");
+        }
+        self.retire(slot);
+    }
+
+    /// How long a client is waited for. After the end of the run nobody is waited for without limit.
+    fn patience(&self) -> Option<Duration> {
+        self.timeout.or(self.has_ended().then_some(GRACE))
+    }
+
+    /// The time for what was due before the end, and is not back yet, is over: an open loop may have
+    /// fallen so far behind that the rest would take hours.
+    pub(super) fn give_up_all(&mut self) {
+        self.dial_queue.clear();
+        for slot in 0..self.slots.len() {
+            let (stage, left_over) =
+                (self.slots[slot].stage, self.share.left_over(slot, self.turn));
+            match stage {
+                Stage::Taken(key) => self.give_up(key),
+                Stage::Idle | Stage::Queued => self.retire(slot),
+                Stage::Retired => continue,
+            }
+            if left_over > 0 {
+                self.share.tally.timed_out += left_over;
+                self.share.tally.error("the rate was not kept: messages could not be sent in time");
             }
         }
+        // A connect that was given up may have been queued for its next address.
+        self.dial_queue.clear();
+        self.active = 0;
     }
 
     /// Closes the client's socket; its slot.

@@ -1,0 +1,711 @@
+//! The load tester as a process: against the daemon and other good servers, against servers that are
+//! wrong in one way each, and on systems that refuse it what it needs.
+#![cfg(all(target_os = "linux", feature = "load"))]
+
+mod common;
+#[path = "common/tester.rs"]
+mod tester;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{DEADLINE, Daemon, eventually, have};
+use echoload::load::payload::{Cursor, Payload};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use tester::{
+    Answer, ECHOLOAD, Scratch, Tester, errors, keys, limited, load, number, report, serve,
+    serve_messages,
+};
+
+// Good servers
+
+#[test]
+fn exactly_as_many_messages_as_asked_for_come_back_however_they_are_sent() {
+    let daemon = Daemon::start(&[]);
+    for (n, options) in [
+        (1, ""),
+        (1, "-c 1 -l 1"),
+        (5, "-c 50 -t 4"),
+        (999, "-c 7 -t 3 -p 5 -l 63"),
+        (5000, "-c 10 -p 64"),
+        (500, "-c 4 -l 4096 -p 3"),
+        (100, "-c 3 -l 100000"),
+        (9, "-c 2 -l 3MiB"),
+        (12, "-c 2 -t 2 -l 3MiB -p 4"),
+        (301, "-c 10 -R 2000"),
+        (301, "-c 10 -t 4 -p 3 -l 4096 -R 2000"),
+        (200, "-c 8 -t 2 --reconnect"),
+        (200, "-c 8 -t 2 --reconnect -R 1000"),
+        (101, "-c 10 --half-close"),
+        (101, "-c 10 -t 2 -p 8 -l 1 --half-close"),
+        (20, "-c 2 -p 2 -l 3MiB --half-close"),
+        (101, "-c 10 --reconnect --half-close -l 4096"),
+        (101, "-c 10 --half-close -R 1000"),
+        (101, "-c 10 --reconnect --half-close -R 1000"),
+    ] {
+        let report = report(daemon.address(), &format!("-n {n} {options}"), 0);
+        let counts = json!({"sent": n, "echoed": n, "corrupt": 0, "timed_out": 0});
+        assert_eq!(report["messages"], counts, "{options}");
+        assert_eq!(errors(&report), (vec![], 0), "{options}");
+        assert!(number(&report["latency_us"]["min"]) > 0.0, "{options}: {report}");
+    }
+}
+
+#[test]
+fn answers_may_come_in_crumbs_or_several_at_once() {
+    let crumbs = serve(|stream| {
+        let mut byte = [0];
+        while stream.read(&mut byte)? == 1 {
+            stream.write_all(&byte)?;
+        }
+        Ok(())
+    });
+    assert_eq!(report(crumbs, "-n 50 -c 2 -p 2", 0)["messages"]["echoed"], 50);
+    let at_once = serve(|stream| {
+        let mut eight = [0; 8 * 64];
+        loop {
+            stream.read_exact(&mut eight)?;
+            stream.write_all(&eight)?;
+        }
+    });
+    assert_eq!(report(at_once, "-n 800 -c 1 -p 8", 0)["messages"]["echoed"], 800);
+}
+
+#[test]
+fn other_peoples_echo_servers_are_served_too() {
+    const PYTHON: &str = "
+import socketserver, sys
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 100
+server = Server(('127.0.0.1', 0), Echo)
+print('port:%d' % server.server_address[1], file=sys.stderr, flush=True)
+server.serve_forever()";
+    const SOCAT: &str = "TCP-LISTEN:0,bind=127.0.0.1,fork,backlog=100";
+    for (tool, probe, args) in [
+        ("socat", "-V", ["-dd", SOCAT, "PIPE"].as_slice()),
+        ("socat", "-V", &["-dd", SOCAT, "EXEC:cat"]),
+        ("python3", "--version", &["-c", PYTHON]),
+    ] {
+        if !have(tool, &[probe]) {
+            continue;
+        }
+        let server = Tester::spawn(Command::new(tool).args(args));
+        let said = server.err.as_ref().expect("runs");
+        let mut port = None;
+        eventually("the server listens", || {
+            let said = said.so_far();
+            let line = said.lines().find(|l| l.contains("listening on") || l.starts_with("port:"));
+            port = line.and_then(|line| line.rsplit(':').next()?.parse().ok());
+            port.is_some()
+        });
+        let address = SocketAddr::from(([127, 0, 0, 1], port.expect("a port")));
+        for options in ["-n 500 -c 5 -p 3 -l 1000", "-n 50 -c 5 --half-close -l 100000"] {
+            let messages = &report(address, options, 0)["messages"];
+            assert_eq!(messages["sent"], messages["echoed"], "{tool} {options}");
+        }
+    }
+}
+
+// Wrong bytes
+
+/// One wrong answer among two hundred on the second of three connections; what the report says.
+#[track_caller]
+fn expect_corrupt(kind: &str, what: &str, tamper: fn(&mut Vec<u8>)) {
+    const SEED: u64 = 7;
+    const HIT: usize = 100;
+    let payload = Payload::new(SEED);
+    let mut at = Cursor::new(payload.key(1));
+    at.advance(HIT * 1000);
+    let mut hit = vec![0; 1000];
+    payload.fill(at, &mut hit);
+    let address = serve_messages(move |_, mut message| {
+        if message == hit {
+            tamper(&mut message);
+        }
+        message
+    });
+    let report = report(address, &format!("-c 3 -R 3000 -n 600 -l 1000 --seed {SEED}"), 3);
+    assert_eq!(errors(&report), (vec![kind.to_owned()], 1));
+    assert_eq!(report["messages"]["corrupt"], 1);
+    let first = json!({"connection": 1, "offset": HIT * 1000 + 500, "what": what});
+    assert_eq!(report["first_corrupt"], first);
+    // The others are not concerned.
+    assert_eq!(report["per_connection"], json!({"min_messages": HIT, "max_messages": 200}));
+}
+
+#[test]
+fn one_flipped_bit_is_found_and_located() {
+    expect_corrupt("bytes were changed", "changed", |message| message[500] ^= 4);
+}
+
+#[test]
+fn one_dropped_byte_is_found_and_located() {
+    expect_corrupt("bytes were missing", "1 missing", |message| _ = message.remove(500));
+}
+
+#[test]
+fn one_inserted_byte_is_found_and_located() {
+    expect_corrupt("surplus bytes", "1 too many", |message| message.insert(500, !message[500]));
+}
+
+#[test]
+fn a_repeated_piece_is_found_and_located() {
+    expect_corrupt("surplus bytes", "200 too many", |message| {
+        let piece = message[300..500].to_vec();
+        message.splice(500..500, piece);
+    });
+}
+
+#[test]
+fn bytes_behind_all_that_was_sent_are_found() {
+    let address = serve_messages(|n, mut message| {
+        message.extend(vec![0; usize::from(n == 49)]);
+        message
+    });
+    let report = report(address, "-c 1 -n 100 -l 1000", 3);
+    assert_eq!(report["errors"], json!({"surplus bytes": 1}));
+    assert_eq!(report["first_corrupt"]["offset"], 50_000);
+}
+
+#[test]
+fn answers_swapped_between_two_connections_are_found_and_traced() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    let server = thread::spawn(move || -> std::io::Result<()> {
+        let mut pair = [listener.accept()?.0, listener.accept()?.0];
+        let mut messages = [[0; 1000]; 2];
+        for n in 0.. {
+            for (stream, message) in pair.iter_mut().zip(&mut messages) {
+                stream.set_read_timeout(Some(DEADLINE))?;
+                stream.read_exact(message)?;
+            }
+            if n == 50 {
+                messages.swap(0, 1);
+            }
+            for (stream, message) in pair.iter_mut().zip(&messages) {
+                stream.write_all(message)?;
+            }
+        }
+        Ok(())
+    });
+    let report = report(address, "-c 2 -n 200 -l 1000", 3);
+    assert!(report["errors"]["bytes of another connection"].as_u64() >= Some(1), "{report}");
+    assert_eq!(report["messages"]["corrupt"], 2);
+    let first = &report["first_corrupt"];
+    assert_eq!(first["offset"], 50_000);
+    let other = 1 - first["connection"].as_u64().expect("a number");
+    assert_eq!(first["what"], format!("those of connection {other}"));
+    drop(server.join());
+}
+
+// Lost connections
+
+/// A failure takes a bounded time, and both reports name it.
+#[track_caller]
+fn expect_failure(target: SocketAddr, options: &str, cause: &str, count: u64) -> Value {
+    let start = Instant::now();
+    let text = load(target, options);
+    assert_eq!(text.code, Some(1), "{text:?}");
+    assert!(text.out.contains(&format!("{count} x {cause}")), "{}", text.out);
+    let conclusion = text.out.lines().last().expect("a verdict");
+    assert!(conclusion.starts_with("failed: "), "{conclusion}");
+    let report = report(target, options, 1);
+    assert_eq!(errors(&report), (vec![cause.to_owned()], count));
+    assert!(start.elapsed() < DEADLINE / 2, "took {:?}", start.elapsed());
+    report
+}
+
+#[test]
+fn a_dead_port_is_refused_and_said_so() {
+    // Bound, so that nobody else gets the port, and deaf.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+    let address = socket.local_addr().expect("address").as_socket().expect("IPv4");
+    for options in ["-c 5", "-c 5 -t 2 -R 100", "-c 5 --reconnect", "-c 5 --connect-rate 100"] {
+        let report = expect_failure(address, options, "connection refused", 5);
+        assert_eq!(report["connections"]["failed"], 5);
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_times_out() {
+    let address = serve(|_| {
+        loop {
+            thread::park();
+        }
+    });
+    for options in ["-c 3", "-c 3 -R 100", "-c 3 -n 3 --half-close", "-c 3 --reconnect"] {
+        let options = format!("{options} --timeout 500ms");
+        let report = expect_failure(address, &options, "message timed out", 3);
+        assert_eq!(report["messages"]["timed_out"], 3);
+        assert_eq!(report["messages"]["echoed"], 0);
+    }
+}
+
+#[test]
+fn a_server_that_hangs_up_loses_the_connections() {
+    let cause = "connection closed by the server";
+    let after_one = serve(|stream| {
+        let mut message = [0; 64];
+        stream.read_exact(&mut message)?;
+        stream.write_all(&message)
+    });
+    let report = expect_failure(after_one, "-c 3", cause, 3);
+    assert_eq!(report["connections"]["lost"], 3);
+    assert_eq!(report["per_connection"], json!({"min_messages": 1, "max_messages": 1}));
+    let at_once = serve(|_| Ok(()));
+    let report = expect_failure(at_once, "-c 3", cause, 3);
+    assert_eq!(report["messages"]["echoed"], 0);
+}
+
+#[test]
+fn a_tail_that_is_lost_at_the_half_close_is_found_by_half_close_only() {
+    // It looks whether the client has ended before it answers, and then does not.
+    let address = serve(|stream| {
+        let mut message = [0; 64];
+        loop {
+            stream.read_exact(&mut message)?;
+            stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+            if let Ok(0) = stream.peek(&mut [0]) {
+                return Ok(());
+            }
+            stream.set_read_timeout(Some(DEADLINE))?;
+            stream.write_all(&message)?;
+        }
+    });
+    for options in ["-c 1 -n 3 -p 2", "-c 2 -n 4 --reconnect"] {
+        report(address, options, 0);
+        let report = report(address, &format!("{options} --half-close"), 1);
+        let (kinds, count) = errors(&report);
+        assert_eq!(kinds, ["connection closed by the server"], "{options}");
+        assert_eq!(report["connections"]["lost"], count, "{options}");
+    }
+}
+
+#[test]
+fn a_half_close_does_not_wait_for_the_last_echo() {
+    // It answers nothing before it has all: who waits for an answer waits for ever.
+    let at_the_end = serve(|stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all)?;
+        stream.write_all(&all)
+    });
+    for options in [
+        "-c 1 -n 4 -p 5",
+        "-c 2 -n 6 --reconnect",
+        "-c 1 -n 4 -p 4",
+        "-c 3 -n 3 -R 100",
+        "-c 3 -d 300ms",
+        // Which one has the last message shows only when another one has taken it.
+        "-c 3 -n 3",
+    ] {
+        report(at_the_end, &format!("--half-close --timeout 3s {options}"), 0);
+    }
+}
+
+// Times and rates
+
+#[test]
+fn the_latency_of_a_slow_server_is_what_it_is_slow_by() {
+    let address = serve_messages(|_, message| {
+        thread::sleep(Duration::from_millis(20));
+        message
+    });
+    let report = report(address, "-c 4 -n 80 -l 1000", 0);
+    let p50 = number(&report["latency_us"]["p50"]);
+    assert!((20_000.0..40_000.0).contains(&p50), "{p50} us");
+    assert!(number(&report["latency_us"]["min"]) >= 20_000.0, "{report}");
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let daemon = Daemon::start(&[]);
+    for (rate, options) in [(50.0, ""), (2000.0, ""), (2000.0, "-t 2 -p 4 -c 3")] {
+        let report = report(daemon.address(), &format!("-R {rate} -d 2s {options}"), 0);
+        let echoed = number(&report["messages"]["echoed"]);
+        assert!((echoed / 2.0 / rate - 1.0).abs() <= 0.01, "{echoed} of {rate}/s in 2 s");
+        let said = number(&report["throughput"]["messages_per_s"]);
+        eprintln!("asked for {rate}/s: {echoed} in 2 s, {said}/s");
+        // A busy machine may make the last answer late, and nothing makes it early.
+        assert!((0.9..=1.01).contains(&(said / rate)), "{said} of {rate}/s");
+    }
+}
+
+/// Stops the daemon for one second of four.
+#[track_caller]
+fn with_a_pause(options: &str) -> Value {
+    let daemon = Daemon::start(&[]);
+    let options = format!("-d 4s -i 100ms --output-format json {options}");
+    let mut tester = Tester::start(daemon.address(), &options);
+    tester.expect_progress(1);
+    daemon.signal(Signal::SIGSTOP);
+    // On a busy machine the signal may take its time.
+    eventually("the daemon has stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).expect("/proc");
+        stat[stat.rfind(')').expect("name")..].starts_with(") T")
+    });
+    thread::sleep(Duration::from_secs(1));
+    daemon.signal(Signal::SIGCONT);
+    tester.finish().report(0)
+}
+
+#[test]
+fn an_open_loop_shows_a_server_that_stops_in_all_the_messages_that_were_due() {
+    let report = with_a_pause("-R 500 -c 10");
+    let (p90, service) =
+        (number(&report["latency_us"]["p90"]), number(&report["service_us"]["p50"]));
+    eprintln!("open loop: p90 {p90} us, p50 of the service {service} us");
+    assert!(p90 >= 300_000.0, "{report}");
+    assert!(service < 100_000.0, "{report}");
+}
+
+#[test]
+fn a_closed_loop_shows_it_in_one_message_a_connection() {
+    let report = with_a_pause("-c 1");
+    let latency = &report["latency_us"];
+    assert!(number(&latency["p99"]) < 300_000.0, "{report}");
+    assert!(number(&latency["max"]) >= 900_000.0, "{report}");
+}
+
+#[test]
+fn the_warm_up_is_not_counted() {
+    let served = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&served);
+    let address = serve_messages(move |_, message| {
+        count.fetch_add(1, Ordering::Relaxed);
+        message
+    });
+    let options = "-c 5 -l 1000 --warm-up 500ms -R 100";
+    for how_long in ["-d 500ms", "-n 50"] {
+        let report = report(address, &format!("{options} {how_long}"), 0);
+        assert_eq!(served.swap(0, Ordering::Relaxed), 100, "{how_long}");
+        assert_eq!(report["messages"]["sent"], 50, "{how_long}");
+        assert_eq!(report["messages"]["echoed"], 50, "{how_long}");
+    }
+}
+
+// Connections
+
+#[test]
+fn six_thousand_connections_stand_and_all_of_them_are_used() {
+    let daemon = Daemon::start(&["--max-connections", "7000"]);
+    let report = limited("ulimit -Sn 256", daemon.address(), "-c 6k -n 12k");
+    assert_eq!(report["connections"]["established"], 6000, "{report}");
+    assert_eq!(report["verdict"], "ok", "{report}");
+    assert!(report["per_connection"]["min_messages"].as_u64() >= Some(1), "{report}");
+}
+
+#[test]
+fn connections_come_from_the_addresses_and_at_the_rate_that_were_asked_for() {
+    let met = Arc::new(Mutex::new(Vec::new()));
+    let peers = Arc::clone(&met);
+    let address = serve(move |stream| {
+        peers.lock().expect("peers").push((Instant::now(), stream.peer_addr()?.ip()));
+        std::io::copy(&mut stream.try_clone()?, stream).map(drop)
+    });
+    let sources = ["127.0.0.9", "127.0.0.10"];
+    report(address, "-c 6 -n 6 --source-ip 127.0.0.9 --source-ip 127.0.0.10", 0);
+    let ips: Vec<IpAddr> = met.lock().expect("peers").drain(..).map(|(_, ip)| ip).collect();
+    assert_eq!(ips.len(), 6);
+    let expected: BTreeSet<IpAddr> = sources.iter().map(|ip| ip.parse().expect("IP")).collect();
+    assert_eq!(ips.into_iter().collect::<BTreeSet<_>>(), expected);
+
+    report(address, "-c 20 --connect-rate 40 -d 1s", 0);
+    let met: Vec<Instant> = met.lock().expect("peers").iter().map(|&(at, _)| at).collect();
+    assert_eq!(met.len(), 20);
+    let (first, last) = (met.iter().min().expect("some"), met.iter().max().expect("some"));
+    let spread = *last - *first;
+    assert!(spread >= Duration::from_millis(250), "20 connects at 40/s within {spread:?}");
+}
+
+#[test]
+fn files_that_run_out_are_said_plainly() {
+    let daemon = Daemon::start(&[]);
+    let report = limited("ulimit -n 64", daemon.address(), "-c 200 -n 1000");
+    assert_eq!(report["verdict"], "failed");
+    let (kinds, count) = errors(&report);
+    assert!(kinds.len() == 1 && kinds[0].starts_with("too many open files: "), "{report}");
+    let connections = &report["connections"];
+    assert_eq!(connections["failed"], count);
+    assert_eq!(connections["established"], 200 - count);
+    assert!(count < 200, "{report}");
+    assert_eq!(report["messages"]["echoed"], 1000);
+}
+
+/// In a network of its own with these local ports, and a daemon on port 5000.
+#[track_caller]
+fn in_a_small_network(ports: &str, target: &str, options: &str) -> Option<Value> {
+    const UNSHARE: [&str; 4] = ["-n", "-p", "-f", "--kill-child"];
+    const SCRIPT: &str = "ip link set lo up
+        echo $PORTS > /proc/sys/net/ipv4/ip_local_port_range
+        $ECHOD -q 127.0.0.1:5000 > $OUT &
+        until [ -s $OUT ]; do sleep 0.01; done
+        exec $ECHOLOAD \"$@\"";
+    if !have("unshare", &[&UNSHARE[..], &["ip", "link", "set", "lo", "up"]].concat()) {
+        return None;
+    }
+    let out = Scratch::new(&format!("echod-{}", ports.replace(' ', "-")));
+    let mut command = Command::new("unshare");
+    command.args(UNSHARE).args(["sh", "-c", SCRIPT, "sh", target, "--output-format", "json"]);
+    command.args(options.split_whitespace());
+    command.env("PORTS", ports).env("OUT", out.path());
+    command.env("ECHOD", env!("CARGO_BIN_EXE_echod")).env("ECHOLOAD", ECHOLOAD);
+    let answer = Tester::spawn(&mut command).finish();
+    Some(answer.report(answer.code.expect("no signal")))
+}
+
+#[test]
+fn ports_that_run_out_are_said_plainly() {
+    let options = "-c 10 -n 100 --source-ip 127.0.0.9";
+    let Some(report) = in_a_small_network("40000 40003", "127.0.0.1:5000", options) else { return };
+    assert_eq!(report["verdict"], "failed", "{report}");
+    let (kinds, count) = errors(&report);
+    assert!(kinds.len() == 1 && kinds[0].starts_with("no free local port: "), "{report}");
+    assert_eq!(count, 6, "{report}");
+    assert_eq!(report["connections"]["established"], 4, "{report}");
+    assert_eq!(report["messages"]["echoed"], 100, "{report}");
+}
+
+#[test]
+fn a_connection_with_itself_is_not_taken_for_a_server() {
+    for ports in ["40000 40010", "40001 40001"] {
+        for options in ["-c 1 -n 5", "-c 11 -n 50", "-c 3 -n 9 --reconnect", "-c 3 -n 9 -t 3"] {
+            let Some(report) = in_a_small_network(ports, "127.0.0.1:40001", options) else {
+                return;
+            };
+            assert_eq!(report["verdict"], "failed", "{ports} {options}: {report}");
+            assert_eq!(report["connections"]["established"], 0, "{ports} {options}: {report}");
+        }
+    }
+}
+
+// The command
+
+#[test]
+fn thresholds_decide_only_what_nothing_worse_has_decided() {
+    let daemon = Daemon::start(&[]);
+    let good = daemon.address();
+    let held = |report: &Value| report["thresholds"].clone();
+    let one = report(good, "-n 100 --fail-if p99>0", 99);
+    assert_eq!(held(&one), json!(["p99>0"]));
+    let several = "--fail-if rate<1 --fail-if max>1us --fail-if errors>=0 --fail-if p50>1h";
+    let several = report(good, &format!("-n 100 {several}"), 99);
+    assert_eq!(held(&several), json!(["max>1us", "errors>=0"]));
+    assert_eq!(held(&report(good, "-n 100 --fail-if errors>0", 0)), json!([]));
+    let bad = serve_messages(|n, mut message| {
+        message[0] ^= u8::from(n == 5);
+        message
+    });
+    report(bad, "-n 100 -c 1 -l 1000 --fail-if errors>0", 3);
+    let closing = serve(|_| Ok(()));
+    report(closing, "-n 100 -c 1 --fail-if errors>0", 1);
+}
+
+#[test]
+fn wrong_usage_is_one_line_that_names_the_word() {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+    for (options, word) in [
+        ("-d 5", "5"),
+        ("-d 5parsecs", "5parsecs"),
+        ("-d 0", "--duration"),
+        ("-l 5kb", "5kb"),
+        ("-l 0", "--length"),
+        ("-c 0", "--connections"),
+        ("-c many", "many"),
+        ("-R 1.5", "1.5"),
+        ("-n 5 -d 5s", "--duration"),
+        ("--reconnect -p 2", "--reconnect"),
+        ("-c 2 -t 3", "--threads"),
+        ("--fail-if speed>5", "speed"),
+        ("--fail-if p99>5", "--fail-if"),
+        ("--source-ip here", "here"),
+        ("--output-format xml", "xml"),
+        ("--seed x", "x"),
+        ("--frobnicate", "--frobnicate"),
+        ("one two", "two"),
+    ] {
+        let answer = load(nobody, options);
+        assert_eq!(answer.code, Some(2), "{options}: {answer:?}");
+        assert_eq!(answer.err.lines().count(), 1, "{options}: {}", answer.err);
+        assert!(answer.err.starts_with("echoload: "), "{options}: {}", answer.err);
+        assert!(answer.err.contains(word), "{options}: {}", answer.err);
+        assert_eq!(answer.out, "", "{options}");
+    }
+}
+
+#[test]
+fn an_interrupt_reports_what_was_measured_so_far() {
+    let daemon = Daemon::start(&[]);
+    for options in ["-c 5", "-c 6 -t 3 -R 1000", "-c 5 --reconnect --half-close"] {
+        for format in ["text", "json"] {
+            let options = format!("{options} -d 60s -i 100ms --output-format {format}");
+            let mut tester = Tester::start(daemon.address(), &options);
+            tester.expect_progress(2);
+            tester.interrupt();
+            let answer = tester.finish();
+            if format == "json" {
+                let report = answer.report(130);
+                assert!(number(&report["messages"]["echoed"]) > 0.0, "{report}");
+                let elapsed = number(&report["elapsed_s"]);
+                assert!((0.1..30.0).contains(&elapsed), "{elapsed}");
+            } else {
+                assert_eq!(answer.code, Some(130), "{answer:?}");
+                let verdict = answer.out.lines().last().expect("a verdict");
+                assert!(verdict.starts_with("interrupted"), "{}", answer.out);
+                assert!(answer.out.contains("99.9%"), "{}", answer.out);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_report_has_the_documented_keys() {
+    let daemon = Daemon::start(&[]);
+    let report = report(daemon.address(), "-n 1", 0);
+    assert_eq!(report["version"], 1);
+    assert_eq!(report["target"], format!("tcp://{}", daemon.address()));
+    let sorted = |text: &'static str| {
+        let mut words: Vec<&str> = text.split_whitespace().collect();
+        words.sort_unstable();
+        words
+    };
+    let times = "min mean stdev p50 p75 p90 p99 p99_9 p99_99 max";
+    for (key, expected) in [
+        (
+            "",
+            "version target parameters elapsed_s connections messages throughput latency_us \
+             service_us connect_us per_connection generator errors first_corrupt thresholds verdict",
+        ),
+        (
+            "/parameters",
+            "connections threads length pipeline rate connect_rate reconnect half_close duration_s \
+             requests warm_up_s timeout_s source_ips seed",
+        ),
+        ("/connections", "requested established failed lost"),
+        ("/messages", "sent echoed corrupt timed_out"),
+        ("/throughput", "messages_per_s bytes_per_s"),
+        ("/latency_us", times),
+        ("/service_us", times),
+        ("/connect_us", times),
+        ("/per_connection", "min_messages max_messages"),
+        ("/generator", "cpu schedule_lag_us_max limited"),
+        ("/errors", ""),
+    ] {
+        let mut found = keys(report.pointer(key).expect(key));
+        found.sort_unstable();
+        assert_eq!(found, sorted(expected), "{key}");
+    }
+}
+
+#[test]
+fn output_goes_where_it_was_asked_to_go() {
+    let daemon = Daemon::start(&[]);
+    let (file, hdr) = (Scratch::new("report"), Scratch::new("hdr"));
+    let options = format!("-n 1k -q -o {} --hdr {} --output-format json", file.path(), hdr.path());
+    let answer = load(daemon.address(), &options);
+    assert_eq!((answer.out.as_str(), answer.err.as_str()), ("", ""));
+    let written = Answer { out: file.text(), ..answer };
+    assert_eq!(written.report(0)["messages"]["echoed"], 1000);
+
+    let table = hdr.text();
+    let rows: Vec<Vec<f64>> = table
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c == ' ' || c.is_ascii_digit()))
+        .filter_map(|line| line.split_whitespace().map(|n| n.parse().ok()).collect())
+        .collect();
+    assert!(rows.len() > 5, "{table}");
+    let grows = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| a <= b);
+    assert!(rows.windows(2).all(|pair| grows(&pair[0][..3], &pair[1][..3])), "{table}");
+    let last = &rows[rows.len() - 1];
+    assert!((last[1], last[2]) == (1.0, 1000.0), "{table}");
+
+    let lines = load(daemon.address(), "-d 450ms -i 100ms --output-format ndjson -q");
+    assert_eq!((lines.code, lines.err.as_str()), (Some(0), ""));
+    let parsed: Result<Vec<Value>, _> = lines.out.lines().map(serde_json::from_str).collect();
+    let parsed = parsed.expect("JSON in each line");
+    let (report, intervals) = parsed.split_last().expect("lines");
+    assert_eq!(report["verdict"], "ok");
+    assert!((2..=6).contains(&intervals.len()), "{}", lines.out);
+    assert!(intervals.iter().all(|line| number(&line["messages_per_s"]) > 0.0), "{}", lines.out);
+
+    let progress = load(daemon.address(), "-d 450ms -i 100ms");
+    assert!(progress.err.lines().all(|line| line.contains("messages/s")), "{}", progress.err);
+    assert!(progress.err.lines().count() >= 2, "{}", progress.err);
+    assert_eq!(load(daemon.address(), "-d 450ms").err, "");
+}
+
+#[test]
+fn a_seed_makes_the_bytes_and_is_printed() {
+    let received = Arc::new(Mutex::new(Vec::<u8>::new()));
+    let capture = Arc::clone(&received);
+    let address = serve_messages(move |_, message| {
+        capture.lock().expect("bytes").extend(&message);
+        message
+    });
+    let sent = |options: &str| {
+        let report = report(address, &format!("-c 1 -n 100 -l 1000 {options}"), 0);
+        let seed = report["parameters"]["seed"].as_u64().expect("a seed");
+        (seed, std::mem::take(&mut *received.lock().expect("bytes")))
+    };
+    let (seed, bytes) = sent("");
+    assert_eq!(bytes.len(), 100_000);
+    assert!(sent(&format!("--seed {seed}")) == (seed, bytes.clone()), "other bytes");
+    let other = sent("");
+    assert!(other.0 != seed && other.1 != bytes, "the same bytes");
+    let text = load(address, &format!("-c 1 -n 1 -l 1000 --seed {seed}")).out;
+    assert!(text.contains(&format!("seed {seed}\n")), "{text}");
+}
+
+// What it costs
+
+#[cfg(not(mio_unsupported_force_poll_poll))]
+#[test]
+fn a_message_costs_two_system_calls() {
+    if !have("strace", &["-c", "-f", "-o", "/dev/null", "true"]) {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let counted = Scratch::new("strace");
+    let mut command = Command::new("strace");
+    command.args(["-c", "-f", "-o", counted.path(), ECHOLOAD]);
+    command.args(["-c", "50", "-l", "64", "-n", "20000", "--output-format", "json"]);
+    let report = Tester::spawn(command.arg(daemon.address().to_string())).finish().report(0);
+    assert_eq!(report["messages"]["echoed"], 20_000);
+    let table = counted.text();
+    let total = table.lines().find(|line| line.ends_with(" total")).expect("a total");
+    let calls: f64 = total.split_whitespace().nth(3).and_then(|n| n.parse().ok()).expect("calls");
+    eprintln!("{} system calls a message", calls / 20_000.0);
+    assert!(calls / 20_000.0 <= 2.1, "{table}");
+}
+
+#[test]
+fn an_open_connection_costs_less_than_two_kib() {
+    let daemon = Daemon::start(&["--max-connections", "6000"]);
+    let resident = |connections: usize| {
+        let options = format!("-c {connections} -d 60s -i 200ms");
+        let mut tester = Tester::start(daemon.address(), &options);
+        tester.expect_progress(3);
+        let resident = tester.resident();
+        tester.interrupt();
+        assert_eq!(tester.finish().code, Some(130));
+        resident
+    };
+    let (few, many) = (resident(50), resident(5000));
+    let each = many.saturating_sub(few) / 4950;
+    eprintln!("{each} bytes a connection");
+    assert!(each < 2048, "{each} bytes a connection");
+}
