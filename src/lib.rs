@@ -1,4 +1,5 @@
-//! A TCP echo server as one nonblocking event loop on mio: to run, to embed, and to read.
+//! A TCP echo server as one nonblocking event loop on mio, and a load tester on the same pattern: to
+//! run, to embed, and to read.
 //!
 //! # Inside-out
 //!
@@ -34,7 +35,9 @@
 //! 4. [`buffer`], where bytes wait, and how little an idle connection costs;
 //! 5. [`Listeners::accept`], what goes wrong with accept;
 //! 6. [`deadline`], how long to sleep, and [`guest`], what else lives on the poll;
-//! 7. the drain, in `server/ending.rs`, and `daemon`, what an operator needs.
+//! 7. the drain, in `server/ending.rs`, and `daemon`, what an operator needs;
+//! 8. `load`, the same from the side that connects: `load::client` is the other state machine,
+//!    `load::share` says when a message is due.
 //!
 //! # The HOWTO's sections, and where they are here
 //!
@@ -48,6 +51,7 @@
 //! | Non-blocking Sockets: "inside-out" | [`Server::run`], [`Connection`] |
 //! | Non-blocking Sockets: "accept will almost certainly work" | [`Listeners::accept`] |
 //! | Non-blocking Sockets: select, and "a nice long timeout" | the wait in [`Server::run`] |
+//! | Non-blocking Sockets: "a decent chance that it has connected" | `load::client::Dialed` |
 //!
 //! The HOWTO's select is level-triggered: it says again and again what is ready. Mio is
 //! edge-triggered: it says once that something has changed, and then relies on us to go on until the

@@ -246,7 +246,8 @@ impl Worker {
     /// The next moment, messages apart, at which there is something to do that no event announces.
     fn timeout(&self) -> Option<Instant> {
         let end = self.share.end().filter(|_| !self.has_ended()).map(|end| self.instant(end));
-        [self.deadlines.next(), end, self.last_moment, self.next_dial(), self.next_sample()]
+        let last = self.last_moment.filter(|_| self.active > 0);
+        [self.deadlines.next(), end, last, self.next_dial(), self.next_sample()]
             .into_iter()
             .flatten()
             .min()
