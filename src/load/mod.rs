@@ -1,7 +1,7 @@
 //! The load tester: the same pattern from the side that connects.
 //!
 //! [`Client`](client::Client) is one connection's state machine, [`Share`](share::Share) says when its
-//! messages are due and counts them, [`Payload`](payload::Payload) makes and checks every byte, and a
+//! messages are due and counts them, [`Payload`] makes and checks every byte, and a
 //! worker is a loop around a slab of clients. There are as many loops as threads, each with its share
 //! of the connections; they meet at the start and at the end, and share nothing in between.
 
