@@ -654,6 +654,33 @@ fn three_thousand_idle_connections_keep_nobody_busy() {
 }
 
 #[test]
+fn an_idle_timeout_shorter_than_a_turn_beside_floods_ends_connections_only() {
+    let mut daemon = Daemon::start(&["--idle-timeout", "1us"]);
+    let flood = pattern(4 * MIB, 9);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            let (daemon, flood) = (&daemon, &flood);
+            // Each is cut off somewhere, or not: what counts is that the daemon survives.
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let mut stream = daemon.connect();
+                    let mut sender = stream.try_clone().expect("clone");
+                    thread::scope(|scope| {
+                        scope.spawn(move || drop(sender.write_all(flood)));
+                        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+                        drop(stream.shutdown(Shutdown::Both));
+                    });
+                }
+            });
+        }
+    });
+    daemon.expect_files_back();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0), "log: {}", daemon.log());
+    assert!(!daemon.log().contains("panicked"), "log: {}", daemon.log());
+}
+
+#[test]
 fn a_client_that_never_reads_is_ended_by_the_idle_timeout() {
     let daemon = Daemon::start(&["--idle-timeout", "500ms"]);
     let mut client = daemon.connect();

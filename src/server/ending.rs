@@ -45,10 +45,16 @@ impl Server {
 
     /// A connection's entry has come up. If it has moved since, or need not end, it is put back.
     fn expire(&mut self, key: usize) {
-        if self.is_due(key) && !self.connections[key].is_lingering() {
+        let connection = &mut self.connections[key];
+        if connection.is_runnable() {
+            // It is in the run queue: not idle, but waiting for its turn.
+            return self.schedule(key, after(self.now, Some(QUIET)));
+        }
+        if !connection.is_lingering() && self.is_due(key) {
             // Bytes may be there already, and their event still in the kernel: ask the socket itself
             // before its silence is held against it.
-            self.wake(key);
+            self.connections[key].latch(Readiness::ALL);
+            self.drive(key);
         }
         let Some(connection) = self.connections.get(key) else { return };
         let lingering = connection.is_lingering();
@@ -78,15 +84,6 @@ impl Server {
 
     fn is_due(&self, key: usize) -> bool {
         self.due(key).is_some_and(|due| due <= self.now)
-    }
-
-    /// Drives a connection as if everything were ready; one in the run queue has its turn anyway.
-    fn wake(&mut self, key: usize) {
-        let connection = &mut self.connections[key];
-        if !connection.is_runnable() {
-            connection.latch(Readiness::ALL);
-            self.drive(key);
-        }
     }
 
     /// In a drain everybody is looked at every [`QUIET`]: whether a connection is settled does not
