@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use echoload::buffer::Pool;
-use echoload::connection::{Connection, Progress};
+use echoload::connection::Connection;
 use echoload::nonblocking::Stream;
-use echoload::ready::Readiness;
+use echoload::ready::{Progress, Readiness};
 use echoload::{Config, Server, Stopper};
 
 const MESSAGE: [u8; 64] = [0x5A; 64];

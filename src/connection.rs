@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::buffer::{Buffer, Pool};
 use crate::nonblocking::{Received, Sent, Stream};
-use crate::ready::{Latched, Readiness};
+use crate::ready::{Latched, Progress, Readiness};
 
 /// Bytes that one [`drive`](Connection::drive) may receive before the others have their turn. A
 /// megabyte takes the loop a fraction of a millisecond; a quarter of it would cost a lone bulk
@@ -52,17 +52,6 @@ enum State {
     /// We have sent our end, and discard what still comes. To close a socket with unread input makes
     /// the kernel send a reset, which destroys what the peer has not read yet (RFC 1122, 4.2.2.13).
     Lingering { discard: usize },
-}
-
-/// What is left of a connection after it was driven.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing can be done before the next event.
-    Blocked,
-    /// The budget is spent and there is more to do. No event will say so.
-    Again,
-    /// All is said: drop it.
-    Done,
 }
 
 /// One client socket, driven by readiness. Generic over its stream, so that it can be driven without

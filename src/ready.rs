@@ -54,6 +54,17 @@ pub fn interest() -> Interest {
     return both;
 }
 
+/// What is left of a connection, on either side, after it was driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing can be done before the next event.
+    Blocked,
+    /// Its turn is over and there is more to do. No event will say so.
+    Again,
+    /// All is said: drop it.
+    Done,
+}
+
 /// A stream with what is known of its readiness.
 #[derive(Debug)]
 pub struct Latched<S> {

@@ -17,11 +17,11 @@ use slab::Slab;
 
 use crate::buffer::Pool;
 use crate::config::Config;
-use crate::connection::{Connection, Progress};
+use crate::connection::Connection;
 use crate::deadline::{Deadlines, after};
 use crate::guest::Guest;
 use crate::listener::{Listeners, Turn};
-use crate::ready::{self, Readiness};
+use crate::ready::{self, Progress, Readiness};
 use crate::throttle::Throttle;
 
 mod ending;

@@ -11,12 +11,10 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use Action::{Close, Due, Echo, Hint, Stop, Surplus, Take, Turn};
-use echoload::load::client::{
-    Client, Dialed, Failure, Flight, Load, Manner, Nanos, Next, Progress, Tools,
-};
+use echoload::load::client::{Client, Dialed, Failure, Flight, Load, Manner, Nanos, Next, Tools};
 use echoload::load::payload::{Cursor, Payload};
 use echoload::nonblocking::Stream;
-use echoload::ready::Readiness;
+use echoload::ready::{Progress, Readiness};
 use proptest::prelude::*;
 
 /// What `src/load/client.rs` promises, under the same name.
@@ -599,10 +597,10 @@ fn any_action() -> impl Strategy<Value = Action> {
 /// Messages and pipes of about the same size.
 fn any_setup() -> impl Strategy<Value = Setup> {
     let lengths = prop_oneof![Just((1..=7_u64, 1..=10_usize)), Just((50..=5000, 100..=20_000))];
-    let sized = |(length, pipe): (RangeInclusive<u64>, RangeInclusive<usize>)| {
+    let alike = |(length, pipe): (RangeInclusive<u64>, RangeInclusive<usize>)| {
         (length, pipe.clone(), pipe.clone(), pipe)
     };
-    let setups = lengths.prop_flat_map(sized);
+    let setups = lengths.prop_flat_map(alike);
     (setups, 1..=5_usize, any::<bool>(), any::<u64>()).prop_map(|(setups, pipeline, end, seed)| {
         let (length, room, hold, window) = setups;
         Setup { manner: manner(length, pipeline, end), room, hold, window, flip: None, seed }

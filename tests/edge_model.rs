@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use Action::{Fin, Finish, Hint, LatchAll, Linger, Read, Reset, Send, Turn, Urgent};
 use echoload::buffer::Pool;
-use echoload::connection::{Connection, Progress};
+use echoload::connection::Connection;
 use echoload::nonblocking::Stream;
-use echoload::ready::Readiness;
+use echoload::ready::{Progress, Readiness};
 use proptest::prelude::*;
 
 const MIB: usize = 1024 * 1024;

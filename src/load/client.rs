@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use crate::load::payload::{Cursor, Key, Payload};
 use crate::nonblocking::{Received, Sent, Stream};
-use crate::ready::{Latched, Readiness};
+use crate::ready::{Latched, Progress, Readiness};
 
 /// Bytes made, sent and received in one call.
 const CHUNK: usize = 64 * 1024;
@@ -104,17 +104,6 @@ pub struct Manner {
     pub pipeline: usize,
     /// Shut down our direction right behind the last message.
     pub half_close: bool,
-}
-
-/// What is left of a client after it was driven.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing can be done before the next event, or the next message.
-    Blocked,
-    /// There is more to do. No event will say so.
-    Again,
-    /// All is said and all is back.
-    Done,
 }
 
 /// Why a client cannot go on.

@@ -15,14 +15,14 @@ use slab::Slab;
 use crate::deadline::{Deadlines, after};
 use crate::guest::{Guest, Wish};
 use crate::load::alarm::Alarm;
-use crate::load::client::{Client, Failure, Load, Manner, Nanos, Progress, Tools};
+use crate::load::client::{Client, Failure, Load, Manner, Nanos, Tools};
 use crate::load::dial::Dialer;
 use crate::load::payload::Payload;
 use crate::load::share::Share;
 use crate::load::tally::{Latencies, Tally};
 use crate::load::usage::Usage;
 use crate::load::{Meeting, Plan};
-use crate::ready::Readiness;
+use crate::ready::{Progress, Readiness};
 
 mod slots;
 
