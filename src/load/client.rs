@@ -340,7 +340,14 @@ impl<S: Dialed> Client<S> {
             }
         }
         // Our end goes right behind the last message, not when the pipeline has room for another.
-        if manner.half_close && !self.has_room(manner) {
+        if manner.half_close {
+            self.look_ahead(manner, load, now);
+        }
+    }
+
+    #[cold]
+    fn look_ahead(&mut self, manner: &Manner, load: &mut impl Load, now: Nanos) {
+        if !self.has_room(manner) {
             self.said_all |= load.is_over(self.slot, now);
         }
     }
@@ -394,9 +401,11 @@ impl<S: Dialed> Client<S> {
             load.echoed(self.flights[self.place(self.echoed)], now);
             self.echoed += 1;
         }
-        if right < n {
-            return Err(Failure::Corrupt(got[right..].into()));
-        }
-        Ok(())
+        if right < n { Err(corrupt(&got[right..])) } else { Ok(()) }
     }
+}
+
+#[cold]
+fn corrupt(got: &[u8]) -> Failure {
+    Failure::Corrupt(got.into())
 }

@@ -154,10 +154,14 @@ impl Share {
     #[inline]
     pub fn peek(&self, slot: usize, now: Nanos) -> Next {
         let Some(start) = self.start else { return Next::NotYet };
+        if self.interval.is_none() && !self.reconnect {
+            let over = now >= self.end || self.quota == 0 && self.is_measured(now);
+            return if over { Next::Never } else { Next::Due(now) };
+        }
         let (over, due) = match self.interval {
             None => {
-                let due = if self.reconnect { self.slots[slot].free_since } else { now };
-                (now >= self.end || self.quota == 0 && self.is_measured(now), due)
+                let over = now >= self.end || self.quota == 0 && self.is_measured(now);
+                (over, self.slots[slot].free_since)
             }
             Some(interval) => {
                 let round = self.slots[slot].taken_on;
@@ -212,7 +216,6 @@ impl Share {
 }
 
 impl Load for Share {
-    #[inline]
     fn next(&mut self, slot: usize, now: Nanos) -> Next {
         let next = self.peek(slot, now);
         if let Next::Due(due) = next {
@@ -220,7 +223,7 @@ impl Load for Share {
                 self.slots[slot].taken_on += 1;
             }
             if self.is_measured(due) {
-                self.quota = self.quota.saturating_sub(1);
+                self.quota -= u64::from(self.quota > 0);
                 self.tally.sent += 1;
             }
         }

@@ -260,7 +260,7 @@ impl Worker {
     /// The waker and the alarm are no clients: they have done their work by ending the wait.
     fn ready(&mut self, key: usize, said: Readiness) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        let was_queued = client.is_runnable(&self.tools.manner);
+        let was_queued = !self.run_queue.is_empty() && client.is_runnable(&self.tools.manner);
         client.latch(said);
         if was_queued {
             return;
