@@ -10,8 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use echoload::buffer::Pool;
-use echoload::connection::Connection;
+use echoload::connection::{Connection, Tools};
 use echoload::nonblocking::Stream;
 use echoload::ready::{Progress, Readiness};
 use echoload::{Config, Server, Stopper};
@@ -46,7 +45,9 @@ impl Write for Loopback {
 }
 
 impl Stream for Loopback {
-    const SHORT_RECV_MEANS_EMPTY: bool = true;
+    fn short_recv_means_empty(&self) -> bool {
+        true
+    }
 
     fn shutdown_write(&self) -> io::Result<()> {
         Ok(())
@@ -55,13 +56,13 @@ impl Stream for Loopback {
 
 fn drive(c: &mut Criterion) {
     let now = Instant::now();
-    let mut pool = Pool::new(64 * 1024);
+    let mut tools = Tools::new(64 * 1024, now);
     let mut connection = Connection::new(Loopback { waiting: true }, now);
     connection.latch(Readiness { writable: true, ..Readiness::default() });
     c.bench_function("one echo of 64 bytes without a socket", |b| {
         b.iter(|| {
             connection.latch(Readiness { readable: true, ..Readiness::default() });
-            assert_eq!(connection.drive(&mut pool, now).expect("no error"), Progress::Blocked);
+            assert_eq!(connection.drive(&mut tools).expect("no error"), Progress::Blocked);
         });
     });
 }
@@ -69,7 +70,8 @@ fn drive(c: &mut Criterion) {
 fn start_server() -> (SocketAddr, Stopper) {
     let endpoints = vec!["127.0.0.1:0".parse().expect("endpoint")];
     let server = Server::bind(&Config { endpoints, ..Config::default() }).expect("bind");
-    let started = (server.local_addrs()[0], server.stopper());
+    let address = server.local_addrs()[0].as_tcp().expect("a TCP address");
+    let started = (address, server.stopper());
     thread::spawn(move || server.run());
     started
 }

@@ -14,10 +14,13 @@ const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// 127.0.0.1, port 65432, without a limit of its own on connections.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen; at least one.
+    /// Where to listen; at least one, unless sockets that listen are handed over.
     pub endpoints: Vec<Endpoint>,
     /// Connections held at once, at least 1. More wait in the kernel's backlog.
     pub max_connections: usize,
+    /// Connections held at once from one IP address, at least 1; more are closed as soon as they are
+    /// accepted. `None` is no limit.
+    pub max_connections_per_ip: Option<usize>,
     /// Bytes held for a connection that does not read what it is owed; 1 KiB to 1 GiB.
     pub max_buffer: usize,
     /// A connection on which no byte moved for this long is closed; `None` is never.
@@ -31,6 +34,11 @@ pub struct Config {
     /// Connections that the kernel may hold before they are accepted. It grants what it allows
     /// (`net.core.somaxconn` on Linux; listen(2)).
     pub backlog: u32,
+    /// Lets other processes that also wish it listen on the same TCP port (`SO_REUSEPORT`, socket(7)):
+    /// the kernel spreads the connections.
+    pub reuse_port: bool,
+    /// Permissions of a Unix socket, at most 0o777; `None` is 0o666 less the umask.
+    pub unix_mode: Option<u32>,
 }
 
 impl Default for Config {
@@ -38,11 +46,14 @@ impl Default for Config {
         Config {
             endpoints: vec![Endpoint::default()],
             max_connections: usize::MAX,
+            max_connections_per_ip: None,
             max_buffer: 64 * 1024,
             idle_timeout: None,
             keepalive: Some(Duration::from_secs(60)),
             drain_timeout: Duration::from_secs(10),
             backlog: 4096,
+            reuse_port: false,
+            unix_mode: None,
         }
     }
 }
@@ -53,11 +64,11 @@ impl Config {
     /// # Errors
     /// A sentence about the first setting that cannot be used.
     pub fn check(&self) -> Result<(), String> {
-        if self.endpoints.is_empty() {
-            return Err("no endpoint to listen on".into());
-        }
         if self.max_connections == 0 {
             return Err("the maximum of connections must be at least 1".into());
+        }
+        if self.max_connections_per_ip == Some(0) {
+            return Err("the maximum of connections per IP must be at least 1, or off".into());
         }
         if !BUFFER_SIZES.contains(&self.max_buffer) {
             return Err("the maximum buffer must be from 1KiB to 1024MiB".into());
@@ -69,6 +80,14 @@ impl Config {
         if self.idle_timeout.is_some_and(|idle| idle.is_zero()) {
             return Err("the idle timeout must be more than 0, or off".into());
         }
+        if self.unix_mode.is_some_and(|mode| mode > 0o777) {
+            return Err("the mode of a Unix socket must be at most 777".into());
+        }
         Ok(())
+    }
+
+    /// As listen(2) takes it.
+    pub(crate) fn backlog(&self) -> i32 {
+        self.backlog.try_into().unwrap_or(i32::MAX)
     }
 }

@@ -23,7 +23,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use log::trace;
+
 use crate::buffer::{Buffer, Pool};
+use crate::counters::Counters;
 use crate::nonblocking::{Received, Sent, Stream};
 use crate::ready::{Latched, Progress, Readiness};
 
@@ -52,6 +55,24 @@ enum State {
     /// We have sent our end, and discard what still comes. To close a socket with unread input makes
     /// the kernel send a reset, which destroys what the peer has not read yet (RFC 1122, 4.2.2.13).
     Lingering { discard: usize },
+}
+
+/// What all connections of a loop share.
+#[derive(Debug)]
+pub struct Tools {
+    /// Where their pages come from.
+    pub pool: Pool,
+    /// What they have moved.
+    pub counters: Counters,
+    /// The clock, read once a turn.
+    pub now: Instant,
+}
+
+impl Tools {
+    /// Those of a loop whose connections hold at most `max_buffer` bytes each.
+    pub fn new(max_buffer: usize, now: Instant) -> Tools {
+        Tools { pool: Pool::new(max_buffer), counters: Counters::default(), now }
+    }
 }
 
 /// One client socket, driven by readiness. Generic over its stream, so that it can be driven without
@@ -118,24 +139,24 @@ impl<S: Stream> Connection<S> {
     ///
     /// # Errors
     /// Any other answer ends this connection, and no other.
-    pub fn drive(&mut self, pool: &mut Pool, now: Instant) -> io::Result<Progress> {
+    pub fn drive(&mut self, tools: &mut Tools) -> io::Result<Progress> {
         let mut spent = 0;
         loop {
             match self.state {
-                State::Flushing if !self.wants_write() => self.linger(pool, now)?,
+                State::Flushing if !self.wants_write() => self.linger(tools)?,
                 State::Lingering { discard: 0 } => return Ok(Progress::Done),
                 _ => {}
             }
             // Send first, without waiting to be told that we may: nearly always we may.
             if self.wants_write() && self.socket.is_writable() {
-                self.send(pool, now)?;
+                self.send(tools)?;
             } else if !self.is_runnable() {
-                self.write_buf.settle(pool);
+                self.write_buf.settle(&mut tools.pool);
                 return Ok(Progress::Blocked);
             } else if spent >= BUDGET {
                 return Ok(Progress::Again);
             } else {
-                match self.recv(pool, now)? {
+                match self.recv(tools)? {
                     Received::Bytes(n) => spent += n.max(CALL),
                     Received::WouldBlock => {}
                     Received::End => return Ok(Progress::Done),
@@ -144,26 +165,32 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn send(&mut self, pool: &mut Pool, now: Instant) -> io::Result<()> {
-        if let Sent::Bytes(n) = self.socket.send(self.write_buf.waiting())? {
-            self.write_buf.consume(n, pool);
-            self.moved = now;
+    fn send(&mut self, tools: &mut Tools) -> io::Result<()> {
+        let sent = self.socket.send(self.write_buf.waiting())?;
+        trace!("  send answers {sent:?}");
+        if let Sent::Bytes(n) = sent {
+            self.write_buf.consume(n, &mut tools.pool);
+            tools.counters.bytes_out += n as u64;
+            self.moved = tools.now;
         }
         Ok(())
     }
 
-    fn recv(&mut self, pool: &mut Pool, now: Instant) -> io::Result<Received> {
-        let received = self.socket.recv(self.read_buf.room(pool)?)?;
+    fn recv(&mut self, tools: &mut Tools) -> io::Result<Received> {
+        let received = self.socket.recv(self.read_buf.room(&mut tools.pool)?)?;
+        trace!("  recv answers {received:?}");
         if let Received::Bytes(n) = received {
             if let State::Lingering { discard } = &mut self.state {
                 *discard = discard.saturating_sub(n);
+                tools.counters.bytes_discarded += n as u64;
             } else {
                 self.read_buf.filled(n);
-                self.moved = now;
+                tools.counters.bytes_in += n as u64;
+                self.moved = tools.now;
                 self.echo();
             }
         }
-        self.read_buf.give_back(pool);
+        self.read_buf.give_back(&mut tools.pool);
         Ok(received)
     }
 
@@ -186,10 +213,10 @@ impl<S: Stream> Connection<S> {
     ///
     /// # Errors
     /// Those of [`Stream::shutdown_write`].
-    pub fn linger(&mut self, pool: &mut Pool, now: Instant) -> io::Result<()> {
-        self.write_buf.give_back(pool);
+    pub fn linger(&mut self, tools: &mut Tools) -> io::Result<()> {
+        self.forget(tools);
         self.socket.stream().shutdown_write()?;
-        self.moved = now;
+        self.moved = tools.now;
         self.state = State::Lingering { discard: DISCARD };
         Ok(())
     }
@@ -210,8 +237,14 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Gives the pages back; the stream closes with the drop.
-    pub fn close(mut self, pool: &mut Pool) {
-        self.read_buf.give_back(pool);
-        self.write_buf.give_back(pool);
+    pub fn close(mut self, tools: &mut Tools) {
+        self.forget(tools);
+        self.read_buf.give_back(&mut tools.pool);
+    }
+
+    /// What is still owed will not be sent.
+    fn forget(&mut self, tools: &mut Tools) {
+        tools.counters.bytes_unsent += self.write_buf.waiting().len() as u64;
+        self.write_buf.give_back(&mut tools.pool);
     }
 }

@@ -1,22 +1,71 @@
-//! Where to listen: `tcp://HOST:PORT`, parsed once into a type.
+//! Where to listen, or whom to call: `tcp://HOST:PORT` or `unix:PATH`, parsed once into a type.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// A TCP endpoint. A name may stand for several addresses, an empty host for every interface.
+use dns_lookup::{AddrInfoHints, getaddrinfo};
+
+/// What a user names. A host may stand for several addresses, an empty one for every interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    host: Host,
-    port: u16,
+pub struct Endpoint(Named);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Named {
+    Tcp { host: Host, port: Port },
+    Unix(PathBuf),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Host {
     EveryInterface,
     Address(IpAddr),
+    /// A name, or an IPv6 address with a zone (`fe80::1%eth0`), which only the system can look up.
     Name(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Port {
+    Number(u16),
+    /// Looked up in services(5).
+    Service(String),
+}
+
+/// What a socket is bound or connected to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Address {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket, empty where it has none: a client's nearly never has.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The IP address and port, if it has them.
+    pub fn as_tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        }
+    }
+
+    /// The path, if it is one.
+    pub fn as_unix(&self) -> Option<&Path> {
+        match self {
+            Address::Tcp(_) => None,
+            Address::Unix(path) => Some(path),
+        }
+    }
+}
+
+impl From<net::SocketAddr> for Address {
+    fn from(address: net::SocketAddr) -> Address {
+        Address::Unix(address.as_pathname().unwrap_or(Path::new("")).to_owned())
+    }
 }
 
 /// The echo server of the sockets tutorials: 127.0.0.1, port 65432.
@@ -28,24 +77,35 @@ impl Default for Endpoint {
 
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Endpoint {
-        Endpoint { host: Host::Address(address.ip()), port: address.port() }
+        let (host, port) = (Host::Address(address.ip()), Port::Number(address.port()));
+        Endpoint(Named::Tcp { host, port })
     }
 }
 
 impl Endpoint {
-    /// Every address that the host stands for, each once, v4 before v6. A name is looked up now, with
-    /// a call that waits: resolve before the loop runs, never in it.
+    /// Whether it is the path of a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.0, Named::Unix(_))
+    }
+
+    /// Every address that it stands for, each once, v4 before v6. A name is looked up now, with a call
+    /// that waits: resolve before the loop runs, never in it.
     ///
     /// # Errors
-    /// The name is not known, or the resolver cannot be asked.
-    pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        let mut addresses: Vec<SocketAddr> = match &self.host {
+    /// The host or the service is not known, or the resolver cannot be asked.
+    pub fn resolve(&self) -> io::Result<Vec<Address>> {
+        let (host, port) = match &self.0 {
+            Named::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
+            Named::Tcp { host, port } => (host, port),
+        };
+        let port = port.resolve()?;
+        let mut addresses = match host {
             Host::EveryInterface => {
                 let every = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
-                every.map(|ip| (ip, self.port).into()).into()
+                every.map(|ip| Address::Tcp((ip, port).into())).into()
             }
-            Host::Address(ip) => vec![(*ip, self.port).into()],
-            Host::Name(name) => (name.as_str(), self.port).to_socket_addrs()?.collect(),
+            Host::Address(ip) => vec![Address::Tcp((*ip, port).into())],
+            Host::Name(name) => look_up(Some(name), &port.to_string())?,
         };
         addresses.sort();
         addresses.dedup();
@@ -56,20 +116,65 @@ impl Endpoint {
     }
 }
 
+impl Port {
+    fn resolve(&self) -> io::Result<u16> {
+        let service = match self {
+            Port::Number(number) => return Ok(*number),
+            Port::Service(service) => service,
+        };
+        let found = look_up(None, service).ok().and_then(|found| found.first()?.as_tcp());
+        found.map(|address| address.port()).ok_or_else(|| {
+            let why = format!("no service is called `{service}` here: give the port's number");
+            io::Error::new(ErrorKind::NotFound, why)
+        })
+    }
+}
+
+/// By getaddrinfo(3), which unlike the standard library's lookup knows services and zones.
+fn look_up(host: Option<&str>, service: &str) -> io::Result<Vec<Address>> {
+    let hints = AddrInfoHints { socktype: libc::SOCK_STREAM, ..AddrInfoHints::default() };
+    let found = getaddrinfo(host, Some(service), Some(hints))?;
+    found.map(|found| Ok(Address::Tcp(found?.sockaddr))).collect()
+}
+
 impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Endpoint, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err("no path, expected unix:PATH".into()),
+                path => Ok(Endpoint(Named::Unix(path.into()))),
+            };
+        }
         let rest = match text.split_once("://") {
             Some(("tcp", rest)) => rest,
-            Some((scheme, _)) => return Err(format!("unknown scheme `{scheme}`, expected `tcp`")),
+            Some((scheme, _)) => {
+                let scheme = scheme.escape_debug();
+                return Err(format!("unknown scheme `{scheme}`, expected `tcp` or `unix:PATH`"));
+            }
             None => text,
         };
         let (host, port) = rest.rsplit_once(':').ok_or("no port, expected HOST:PORT")?;
-        let port = port
-            .parse()
-            .map_err(|_| format!("`{port}` is not a port, expected a number from 0 to 65535"))?;
-        Ok(Endpoint { host: host.parse()?, port })
+        Ok(Endpoint(Named::Tcp { port: port.parse()?, host: host.parse()? }))
+    }
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    /// A service's name has a letter in it (RFC 6335, section 5.1), a number has none.
+    fn from_str(text: &str) -> Result<Port, String> {
+        if let Ok(number) = text.parse() {
+            return Ok(Port::Number(number));
+        }
+        let is_name = text.contains(|c: char| c.is_ascii_alphabetic())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+".contains(c));
+        if is_name {
+            return Ok(Port::Service(text.to_owned()));
+        }
+        let text = text.escape_debug();
+        Err(format!("`{text}` is not a port, expected a number from 0 to 65535 or a service"))
     }
 }
 
@@ -80,17 +185,21 @@ impl FromStr for Host {
         if text.is_empty() {
             return Ok(Host::EveryInterface);
         }
+        if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
+            return Err(format!("`{}` is not a host name", text.escape_debug()));
+        }
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or("no `]` behind the IPv6 address")?;
+            let (ip, zone) = inner.split_once('%').map_or((inner, ""), |(ip, zone)| (ip, zone));
             let ip: Ipv6Addr =
-                inner.parse().map_err(|_| format!("`{inner}` is not an IPv6 address"))?;
-            return Ok(Host::Address(ip.into()));
+                ip.parse().map_err(|_| format!("`{inner}` is not an IPv6 address"))?;
+            return Ok(match zone {
+                "" => Host::Address(ip.into()),
+                _ => Host::Name(inner.to_owned()),
+            });
         }
         if text.contains(':') {
             return Err("an IPv6 address goes in brackets: [::1]:65432".into());
-        }
-        if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
-            return Err(format!("`{}` is not a host name", text.escape_debug()));
         }
         Ok(match text.parse::<Ipv4Addr>() {
             Ok(ip) => Host::Address(ip.into()),
@@ -101,13 +210,54 @@ impl FromStr for Host {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let port = self.port;
-        match &self.host {
-            Host::EveryInterface => write!(f, "tcp://:{port}"),
-            Host::Address(ip) => write!(f, "tcp://{}", SocketAddr::from((*ip, port))),
-            Host::Name(name) => write!(f, "tcp://{name}:{port}"),
+        match &self.0 {
+            Named::Unix(path) => write_path(f, path),
+            Named::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
         }
     }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::EveryInterface => Ok(()),
+            Host::Address(IpAddr::V4(ip)) => write!(f, "{ip}"),
+            Host::Address(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
+            Host::Name(name) if name.contains(':') => write!(f, "[{name}]"),
+            Host::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Port::Number(number) => write!(f, "{number}"),
+            Port::Service(service) => f.write_str(service),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => write!(f, "tcp://{address}"),
+            Address::Unix(path) => write_path(f, path),
+        }
+    }
+}
+
+/// A path may be any bytes but 0, and a client chooses its own: what could end a line, or move a
+/// terminal's cursor, is escaped.
+fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
+    f.write_str("unix:")?;
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+        }
+        write!(f, "{}", chunk.invalid().escape_ascii())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -116,7 +266,16 @@ mod tests {
 
     #[test]
     fn an_endpoint_reads_back_as_it_was_written() {
-        for text in ["tcp://127.0.0.1:65432", "tcp://[::1]:7", "tcp://localhost:0", "tcp://:7"] {
+        for text in [
+            "tcp://127.0.0.1:65432",
+            "tcp://[::1]:7",
+            "tcp://[fe80::1%eth0]:7",
+            "tcp://localhost:0",
+            "tcp://localhost:echo",
+            "tcp://:7",
+            "unix:/run/echod.sock",
+            "unix:here",
+        ] {
             assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(text.to_owned()));
         }
         assert_eq!("[::1]:7".parse::<Endpoint>(), "tcp://[::1]:7".parse());
@@ -131,12 +290,14 @@ mod tests {
             ("localhost:", "`` is not a port"),
             ("localhost:65536", "`65536` is not a port"),
             ("localhost:-1", "`-1` is not a port"),
+            ("localhost:ec ho", "`ec ho` is not a port"),
             ("::1:7", "brackets"),
             ("[::1:7", "no `]`"),
             ("[localhost]:7", "`localhost` is not an IPv6 address"),
             ("http://localhost:7", "unknown scheme `http`"),
             ("tcp://a b:7", "`a b` is not a host name"),
             ("a\nb:7", "`a\\nb` is not a host name"),
+            ("unix:", "no path"),
         ] {
             let error = text.parse::<Endpoint>().unwrap_err();
             assert!(error.contains(why), "{text:?}: {error}");
@@ -148,6 +309,21 @@ mod tests {
         let endpoint: Endpoint = ":7".parse().unwrap();
         let addresses: Vec<_> =
             endpoint.resolve().unwrap().iter().map(ToString::to_string).collect();
-        assert_eq!(addresses, ["0.0.0.0:7", "[::]:7"]);
+        assert_eq!(addresses, ["tcp://0.0.0.0:7", "tcp://[::]:7"]);
+    }
+
+    #[test]
+    fn a_service_that_nobody_knows_is_named() {
+        let endpoint: Endpoint = "127.0.0.1:no-such-service".parse().unwrap();
+        assert!(endpoint.resolve().unwrap_err().to_string().contains("`no-such-service`"));
+    }
+
+    #[test]
+    fn a_path_cannot_forge_a_line_or_move_the_cursor() {
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"/a\n\x1b[31m \xc3\xa9\xff\xc2\x85"));
+        assert_eq!(
+            Address::Unix(path.into()).to_string(),
+            "unix:/a\\n\\u{1b}[31m \u{e9}\\xff\\u{85}"
+        );
     }
 }

@@ -6,13 +6,18 @@ use std::time::Instant;
 use mio::event::Event;
 use mio::{Registry, Token};
 
+use crate::counters::Counters;
+
+/// How many tokens a guest may use: the one that it is given and those behind it.
+pub const TOKENS: usize = 64;
+
 /// Anything else that can happen on the server's poll: a signal, say, that a pipe has turned into an
 /// event. A guest needs no second loop and no flag that is looked at now and then.
 ///
 /// It is `Send` so that a caller may bind a server here and run it on a thread over there.
 pub trait Guest: Send {
-    /// Registers itself, with this token. The loop is edge-triggered: a guest takes all there is, or
-    /// remembers.
+    /// Registers itself, with this token, and may do so with the next ones, [`TOKENS`] in all. The
+    /// loop is edge-triggered: a guest takes all there is, or remembers.
     ///
     /// # Errors
     /// Those of the registry; the server does not start.
@@ -33,13 +38,18 @@ pub trait Guest: Send {
     fn on_due(&mut self, _now: Instant) -> Wish {
         Wish::Nothing
     }
+
+    /// It has wished for the counters: here they are.
+    fn report(&mut self, _counters: &Counters) {}
 }
 
-/// What a guest may ask of the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a guest may ask of the server, from the least to the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wish {
     /// Go on.
     Nothing,
+    /// Tell it the counters, by [`Guest::report`].
+    Report,
     /// Give back all that was taken, then end, as a [`Stopper`](crate::Stopper) does.
     Drain,
     /// End at once, and tell the caller of [`run`](crate::Server::run) this status.

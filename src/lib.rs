@@ -68,7 +68,8 @@
 //! let (addresses, stopper) = (server.local_addrs(), server.stopper());
 //! let running = std::thread::spawn(move || server.run());
 //!
-//! let client = std::net::TcpStream::connect(addresses[0])?;
+//! let address = addresses[0].as_tcp().expect("a TCP address");
+//! let client = std::net::TcpStream::connect(address)?;
 //! # drop(client);
 //! stopper.stop()?;
 //! running.join().expect("no panic")?;
@@ -94,6 +95,7 @@ pub mod buffer;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod counters;
 #[cfg(feature = "cli")]
 pub mod daemon;
 pub mod deadline;
@@ -103,12 +105,15 @@ pub mod listener;
 #[cfg(feature = "load")]
 pub mod load;
 pub mod nonblocking;
+mod peers;
 pub mod ready;
 pub mod server;
+pub mod socket;
 mod throttle;
 pub mod units;
 
 pub use config::Config;
-pub use endpoint::Endpoint;
+pub use counters::Counters;
+pub use endpoint::{Address, Endpoint};
 pub use guest::{Guest, Wish};
-pub use server::{Ended, Server, Stopper};
+pub use server::{End, Ended, Server, Stopper};

@@ -5,18 +5,23 @@
 
 use std::io::{self, ErrorKind};
 use std::mem;
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use log::{debug, warn};
+use log::{debug, trace};
 use mio::event::Source;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::config::Config;
-use crate::endpoint::Endpoint;
+use crate::endpoint::Address;
+use crate::socket::Socket;
 use crate::throttle::Throttle;
+
+mod bind;
+mod unix;
+
+use unix::OwnPath;
 
 /// Connections accepted in one turn of the loop, so that a flood of newcomers does not starve those
 /// who are here.
@@ -24,9 +29,6 @@ const BUDGET: usize = 64;
 
 /// How long to leave accept alone after an error that stays. A connection that closes ends the pause.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// How often to look for one port that is free on several addresses.
-const PORTS_TRIED: usize = 32;
 
 /// The server's listening sockets, and what is still to be accepted from them.
 #[derive(Debug)]
@@ -40,24 +42,69 @@ pub struct Listeners {
 
 #[derive(Debug)]
 struct Listener {
-    socket: TcpListener,
-    address: SocketAddr,
+    /// Where this process has put a Unix socket. It goes before the socket does: while that is open
+    /// nobody else's file can have its inode.
+    path: Option<OwnPath>,
+    socket: ListenSocket,
+    address: Address,
     token: Token,
     /// Somebody may wait in the backlog. With edges this has to be remembered: a queue that was not
     /// emptied is never announced again.
     owed: bool,
 }
 
-/// What one turn of the loop may still accept, and the error that the last accept met.
+impl Listener {
+    fn new(socket: ListenSocket, address: Address, path: Option<OwnPath>) -> Listener {
+        Listener { socket, address, path, token: Token(0), owed: false }
+    }
+}
+
+#[derive(Debug)]
+enum ListenSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl ListenSocket {
+    fn accept(&self) -> io::Result<(Socket, Address)> {
+        Ok(match self {
+            ListenSocket::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                (Socket::Tcp(stream), Address::Tcp(peer))
+            }
+            ListenSocket::Unix(listener) => {
+                let (stream, peer) = listener.accept()?;
+                (Socket::Unix(stream), peer.into())
+            }
+        })
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            ListenSocket::Tcp(listener) => listener,
+            ListenSocket::Unix(listener) => listener,
+        }
+    }
+}
+
+/// What one turn of the loop may still accept, and the errors that accept met in it.
 #[derive(Debug)]
 pub struct Turn {
     budget: usize,
-    error: Option<i32>,
+    last_error: Option<i32>,
+    errors: u64,
 }
 
 impl Default for Turn {
     fn default() -> Turn {
-        Turn { budget: BUDGET, error: None }
+        Turn { budget: BUDGET, last_error: None, errors: 0 }
+    }
+}
+
+impl Turn {
+    /// Answers of accept that were errors.
+    pub fn errors(&self) -> u64 {
+        self.errors
     }
 }
 
@@ -67,16 +114,28 @@ impl Listeners {
     /// # Errors
     /// Names the endpoint, what was tried, and what to do.
     pub fn bind(config: &Config) -> io::Result<Listeners> {
+        Listeners::adopt(Vec::new(), config)
+    }
+
+    /// Takes over sockets that listen already, and binds all endpoints beside them, or none.
+    ///
+    /// # Errors
+    /// Names the socket or the endpoint, what was tried, and what to do.
+    pub fn adopt(inherited: Vec<OwnedFd>, config: &Config) -> io::Result<Listeners> {
         let mut sockets = Vec::new();
+        for socket in inherited {
+            sockets.push(bind::adopt(socket, config)?);
+        }
         for endpoint in &config.endpoints {
-            sockets.extend(bind_endpoint(endpoint, config)?);
+            sockets.extend(bind::bind(endpoint, config)?);
         }
         Ok(Listeners { sockets, next: 0, paused_until: None, troubles: Throttle::default() })
     }
 
-    /// The addresses bound, in the order of the endpoints, v4 before v6.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().map(|listener| listener.address).collect()
+    /// The addresses bound: first those of sockets taken over, then in the order of the endpoints, v4
+    /// before v6.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.sockets.iter().map(|listener| listener.address.clone()).collect()
     }
 
     /// Registers every listener for readable, with the tokens from `first` on. Registered once, it
@@ -87,7 +146,7 @@ impl Listeners {
     pub fn register(&mut self, registry: &Registry, first: usize) -> io::Result<()> {
         for (listener, token) in self.sockets.iter_mut().zip((first..).map(Token)) {
             listener.token = token;
-            listener.socket.register(registry, token, Interest::READABLE)?;
+            registry.register(listener.socket.source(), token, Interest::READABLE)?;
         }
         Ok(())
     }
@@ -95,13 +154,18 @@ impl Listeners {
     /// An event said that somebody waits.
     pub fn latch(&mut self, token: Token) {
         for listener in self.sockets.iter_mut().filter(|listener| listener.token == token) {
+            trace!("{}: somebody waits", listener.address);
             listener.owed = true;
         }
     }
 
-    /// Somebody may wait at every listener.
-    pub fn latch_all(&mut self) {
-        self.sockets.iter_mut().for_each(|listener| listener.owed = true);
+    /// The end is near: from here on a Unix socket is not to be found any more, and at every listener
+    /// somebody may wait who has found it in time.
+    pub fn last_call(&mut self) {
+        for listener in &mut self.sockets {
+            listener.path = None;
+            listener.owed = true;
+        }
     }
 
     /// When accept is to be called without waiting for an event, if it is: at once, or after a pause.
@@ -127,7 +191,7 @@ impl Listeners {
     ///   (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`; accept(2)) the connection stays in the backlog.
     ///   Edges would never mention it again, and a level-triggered loop would spin on it. So accept
     ///   stays owed, and is tried again after a pause or as soon as a connection closes.
-    pub fn accept(&mut self, turn: &mut Turn, now: Instant) -> Option<(TcpStream, SocketAddr)> {
+    pub fn accept(&mut self, turn: &mut Turn, now: Instant) -> Option<(Socket, Address)> {
         if self.paused_until.is_some_and(|until| until > now) {
             return None;
         }
@@ -137,17 +201,21 @@ impl Listeners {
             match listener.socket.accept() {
                 Ok(accepted) => {
                     turn.budget -= 1;
-                    turn.error = None;
+                    turn.last_error = None;
                     return Some(accepted);
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => listener.owed = false,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    trace!("  accept answers WouldBlock");
+                    listener.owed = false;
+                }
                 Err(e) => {
                     turn.budget -= 1;
-                    debug!("accept on {}: {e}", listener.address);
-                    if mem::replace(&mut turn.error, e.raw_os_error()) == e.raw_os_error() {
-                        let address = listener.address;
+                    turn.errors += 1;
+                    let trouble = format!("cannot accept on {}: {e}", listener.address);
+                    debug!("{trouble}");
+                    if mem::replace(&mut turn.last_error, e.raw_os_error()) == e.raw_os_error() {
+                        self.troubles.warn(now, format_args!("{trouble}"));
                         self.paused_until = now.checked_add(PAUSE);
-                        self.troubles.warn(now, format_args!("cannot accept on {address}: {e}"));
                         return None;
                     }
                 }
@@ -178,104 +246,5 @@ impl Listeners {
     /// Whether none is left.
     pub fn is_empty(&self) -> bool {
         self.sockets.is_empty()
-    }
-}
-
-/// Binds every address that the endpoint stands for, on one port.
-fn bind_endpoint(endpoint: &Endpoint, config: &Config) -> io::Result<Vec<Listener>> {
-    let failed = |tried: &str, e: io::Error| {
-        io::Error::new(e.kind(), format!("cannot {tried} {endpoint}: {e}{}", advice(e.kind())))
-    };
-    let addresses = endpoint.resolve().map_err(|e| failed("resolve", e))?;
-    let any_port = addresses.iter().all(|address| address.port() == 0);
-    let mut tries = if any_port && addresses.len() > 1 { PORTS_TRIED } else { 1 };
-    loop {
-        tries -= 1;
-        match bind_addresses(&addresses, config) {
-            Err(e) if e.kind() == ErrorKind::AddrInUse && tries > 0 => {}
-            result => return result.map_err(|e| failed("listen on", e)),
-        }
-    }
-}
-
-/// A machine without IPv6 has no `::1` and can still serve 127.0.0.1: an address that is not to be
-/// had is skipped if another is left.
-fn bind_addresses(addresses: &[SocketAddr], config: &Config) -> io::Result<Vec<Listener>> {
-    let mut bound: Vec<Listener> = Vec::new();
-    let mut lacking = Vec::new();
-    for &(mut address) in addresses {
-        if let Some(first) = bound.first() {
-            address.set_port(first.address.port());
-        }
-        match listen(address, config) {
-            Ok(listener) => bound.push(listener),
-            Err(e) if e.kind() == ErrorKind::AddrNotAvailable => lacking.push((address, e)),
-            Err(e) => return Err(e),
-        }
-    }
-    match lacking.pop() {
-        Some((_, e)) if bound.is_empty() => Err(e),
-        last => {
-            for (address, e) in lacking.iter().chain(&last) {
-                warn!("not listening on {address}: {e}");
-            }
-            Ok(bound)
-        }
-    }
-}
-
-/// What mio's own bind leaves out: the backlog (its 128 overflows when a thousand clients come at
-/// once, and each one that is dropped waits a second for its next try; the 5 of the HOWTO is long
-/// past), IPv6 beside IPv4 on one port, and options that the client sockets inherit, which spares
-/// each of them the system calls (tcp(7)).
-fn listen(address: SocketAddr, config: &Config) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
-        .map_err(|e| match e.raw_os_error() {
-            Some(libc::EAFNOSUPPORT) => io::Error::new(ErrorKind::AddrNotAvailable, e),
-            _ => e,
-        })?;
-    socket.set_nonblocking(true)?;
-    // A restart must not wait until the last run's connections have left TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    // An echo is sent as it comes: Nagle's algorithm would hold a small one back until the peer has
-    // acknowledged the one before.
-    socket.set_tcp_nodelay(true)?;
-    if let Some(idle) = config.keepalive {
-        set_keepalive(&socket, idle)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(config.backlog.try_into().unwrap_or(i32::MAX))?;
-    let socket = TcpListener::from_std(socket.into());
-    let address = socket.local_addr()?;
-    Ok(Listener { socket, address, token: Token(0), owed: false })
-}
-
-/// A peer that vanishes says nothing. After `idle` without a byte the kernel asks, three times, a
-/// third of `idle` apart (tcp(7)). A peer that takes nothing of what it is owed is given up after the
-/// same time (`TCP_USER_TIMEOUT`, RFC 5482).
-fn set_keepalive(socket: &Socket, idle: Duration) -> io::Result<()> {
-    const PROBES: u32 = 3;
-    let interval = (idle / PROBES).max(Duration::from_secs(1));
-    let keepalive =
-        TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(PROBES);
-    socket.set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(idle + interval * PROBES))?;
-    Ok(())
-}
-
-fn advice(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::AddrInUse => {
-            "; another program listens there: choose another port, or 0 for a free one"
-        }
-        ErrorKind::PermissionDenied => {
-            "; a port below 1024 takes root or CAP_NET_BIND_SERVICE: choose a higher one"
-        }
-        ErrorKind::AddrNotAvailable => "; choose an address of this machine, or leave it out",
-        _ => "",
     }
 }

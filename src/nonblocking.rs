@@ -7,37 +7,19 @@
 //! Sources: recv(2), send(2), and "Non-blocking Sockets" in the Socket Programming HOWTO.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
-
-use mio::net::TcpStream;
 
 /// A connected stream whose calls never wait.
 pub trait Stream: Read + Write {
     /// Whether a recv that fills less than the room it was given may stand for "empty now", so that
-    /// the next recv, which would only say "would block", need not be made.
-    ///
-    /// True only where more bytes are sure to be announced by an edge of their own, whether or not
-    /// the call ever answered would-block, and where an urgent mark, which cuts a recv short, is
-    /// announced too: TCP over epoll(7). Poll(2) is armed again only by a would-block, so there the
-    /// shortcut would leave the connection deaf; mio's kqueue does not tell of urgent marks.
-    const SHORT_RECV_MEANS_EMPTY: bool;
+    /// the next recv, which would only say "would block", need not be made. Where that is not sure, a
+    /// stream that claims it hangs.
+    fn short_recv_means_empty(&self) -> bool;
 
     /// Ends our direction, shutdown(2) with `SHUT_WR`: the peer gets what is under way, then the end.
     ///
     /// # Errors
     /// What shutdown(2) says, such as `ENOTCONN` when the peer has reset the connection.
     fn shutdown_write(&self) -> io::Result<()>;
-}
-
-impl Stream for TcpStream {
-    const SHORT_RECV_MEANS_EMPTY: bool = cfg!(all(
-        any(target_os = "linux", target_os = "android"),
-        not(mio_unsupported_force_poll_poll)
-    ));
-
-    fn shutdown_write(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
 }
 
 /// What a nonblocking recv answered.

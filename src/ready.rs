@@ -4,6 +4,7 @@
 //! an event sets a bit, and only that call's would-block clears it. After back-pressure no event comes
 //! for bytes that have been there all along; the bit remembers them.
 
+use std::fmt;
 use std::io;
 
 use mio::Interest;
@@ -26,6 +27,19 @@ pub struct Readiness {
 impl Readiness {
     /// Everything may be ready: ask the calls.
     pub const ALL: Readiness = Readiness { readable: true, writable: true, to_the_end: true };
+}
+
+/// For the trace.
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said = [
+            (self.readable, "readable"),
+            (self.writable, "writable"),
+            (self.to_the_end, "to the end"),
+        ];
+        let said = said.iter().filter(|(said, _)| *said).map(|(_, word)| *word);
+        f.write_str(&said.collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// An end, an error or a hang-up may come with any bits or with none: ask both calls.
@@ -103,16 +117,17 @@ impl<S: Stream> Latched<S> {
     }
 
     /// Receives, and takes note of the answer. A short recv may stand for the would-block that the
-    /// next one would answer; see [`Stream::SHORT_RECV_MEANS_EMPTY`].
+    /// next one would answer; see [`Stream::short_recv_means_empty`].
     ///
     /// # Errors
     /// Those of [`nonblocking::recv`].
+    #[inline]
     pub fn recv(&mut self, room: &mut [u8]) -> io::Result<Received> {
         let received = nonblocking::recv(&mut self.stream, room)?;
         match received {
             Received::Bytes(n) => {
-                let proven = S::SHORT_RECV_MEANS_EMPTY && !self.ready.to_the_end;
-                if proven && n < room.len() {
+                let proven = n < room.len() && self.stream.short_recv_means_empty();
+                if proven && !self.ready.to_the_end {
                     self.ready.readable = false;
                 }
             }
@@ -129,6 +144,7 @@ impl<S: Stream> Latched<S> {
     ///
     /// # Errors
     /// Those of [`nonblocking::send`].
+    #[inline]
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<Sent> {
         let sent = nonblocking::send(&mut self.stream, bytes)?;
         if sent == Sent::WouldBlock {

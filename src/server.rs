@@ -5,23 +5,25 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::trace;
 use mio::event::Event;
-use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 
-use crate::buffer::Pool;
 use crate::config::Config;
-use crate::connection::Connection;
+use crate::connection::{Connection, Tools};
+use crate::counters::{Cause, Counters};
 use crate::deadline::{Deadlines, after};
-use crate::guest::Guest;
+use crate::endpoint::Address;
+use crate::guest::{Guest, TOKENS};
 use crate::listener::{Listeners, Turn};
+use crate::peers::Peers;
 use crate::ready::{self, Progress, Readiness};
+use crate::socket::Socket;
 use crate::throttle::Throttle;
 
 mod ending;
@@ -42,29 +44,38 @@ pub struct Server {
     poll: Poll,
     waker: Arc<Waker>,
     listeners: Listeners,
-    connections: Slab<Connection<TcpStream>>,
+    connections: Slab<Connection<Socket>>,
+    /// What the connections share; its clock is the loop's.
+    tools: Tools,
+    peers: Peers,
     guests: Vec<Box<dyn Guest>>,
     /// Connections with a latched, wanted call left: the runnable ones, each once, and no other. So what
     /// is runnable before an event is queued already, and what ends while it is queued is taken out.
     run_queue: VecDeque<usize>,
     deadlines: Deadlines,
-    pool: Pool,
-    /// The clock, read once a turn.
-    now: Instant,
     max_connections: usize,
     idle_timeout: Option<Duration>,
     drain_timeout: Duration,
     drain: Option<Drain>,
-    ended: Option<Ended>,
+    end: Option<End>,
     troubles: Throttle,
 }
 
-/// How a run came to its end.
+/// How a run came to its end, and what had been done by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Why it ended.
+    pub end: End,
+    /// What it did, all connections closed.
+    pub counters: Counters,
+}
+
+/// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum End {
     /// Everything that was taken has been given back, but to those that the deadline cut off.
     Drained {
-        /// How many connections were still open at the deadline.
+        /// How many connections were still owed something at the deadline.
         cut_off: usize,
     },
     /// A guest wished so.
@@ -96,32 +107,45 @@ impl Server {
     /// A setting that [`Config::check`] refuses (`InvalidInput`), an endpoint that cannot be bound,
     /// or no more files.
     pub fn bind(config: &Config) -> io::Result<Server> {
+        if config.endpoints.is_empty() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "no endpoint to listen on"));
+        }
+        Server::adopt(Vec::new(), config)
+    }
+
+    /// Takes over sockets that listen already, as systemd hands them over, and binds all endpoints
+    /// beside them.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Server::bind), and a file that is no stream socket, or does not listen.
+    pub fn adopt(inherited: Vec<OwnedFd>, config: &Config) -> io::Result<Server> {
         config.check().map_err(|why| io::Error::new(ErrorKind::InvalidInput, why))?;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(WAKER))?);
-        let mut listeners = Listeners::bind(config)?;
+        let mut listeners = Listeners::adopt(inherited, config)?;
         listeners.register(poll.registry(), LISTENERS)?;
         Ok(Server {
             poll,
             waker,
             listeners,
             connections: Slab::new(),
+            tools: Tools::new(config.max_buffer, Instant::now()),
+            peers: Peers::new(config.max_connections_per_ip),
             guests: Vec::new(),
             run_queue: VecDeque::new(),
             deadlines: Deadlines::default(),
-            pool: Pool::new(config.max_buffer),
-            now: Instant::now(),
             max_connections: config.max_connections,
             idle_timeout: config.idle_timeout,
             drain_timeout: config.drain_timeout,
             drain: None,
-            ended: None,
+            end: None,
             troubles: Throttle::default(),
         })
     }
 
-    /// The addresses bound, in the order of the endpoints, v4 before v6.
-    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+    /// The addresses bound: first those of sockets taken over, then in the order of the endpoints, v4
+    /// before v6.
+    pub fn local_addrs(&self) -> Vec<Address> {
         self.listeners.addresses()
     }
 
@@ -135,7 +159,7 @@ impl Server {
     /// # Errors
     /// Those of [`Guest::register`].
     pub fn invite(&mut self, mut guest: Box<dyn Guest>) -> io::Result<()> {
-        guest.register(self.poll.registry(), Token(GUESTS + self.guests.len()))?;
+        guest.register(self.poll.registry(), Token(GUESTS + TOKENS * self.guests.len()))?;
         self.guests.push(guest);
         Ok(())
     }
@@ -146,6 +170,7 @@ impl Server {
     /// The poll failed, or a guest did. What fails on one connection ends that connection only.
     pub fn run(mut self) -> io::Result<Ended> {
         let mut events = Events::with_capacity(EVENTS);
+        self.tools.now = Instant::now();
         loop {
             let queued = self.run_queue.len();
             self.wait(&mut events)?;
@@ -156,16 +181,19 @@ impl Server {
             self.close_due();
             self.accept();
             self.advance_drain();
-            if let Some(ended) = self.ended {
-                return Ok(ended);
+            if let Some(end) = self.end {
+                return Ok(self.close_all(end));
             }
         }
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let turn = self.tools.now.elapsed();
+        let longest = &mut self.tools.counters.longest_turn;
+        *longest = turn.max(*longest);
         loop {
             let answer = self.poll.poll(events, self.timeout());
-            self.now = Instant::now();
+            self.tools.now = Instant::now();
             match answer {
                 // A debugger or a SIGCONT: wait again, for what is left of the time.
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -180,7 +208,7 @@ impl Server {
             return Some(Duration::ZERO);
         }
         let has_room = self.connections.len() < self.max_connections;
-        let accept = self.listeners.due(self.now).filter(|_| has_room);
+        let accept = self.listeners.due(self.tools.now).filter(|_| has_room);
         let drain = self.drain.as_ref().and_then(Drain::due);
         let guests = self.guests.iter().filter_map(|guest| guest.due());
         [self.deadlines.next(), accept, drain]
@@ -195,9 +223,9 @@ impl Server {
         match event.token().0 {
             WAKER => self.begin_drain(),
             token if token >= GUESTS => {
-                let guest = &mut self.guests[token - GUESTS];
-                let wish = guest.ready(self.poll.registry(), event)?;
-                self.grant(wish);
+                let guest = (token - GUESTS) / TOKENS;
+                let wish = self.guests[guest].ready(self.poll.registry(), event)?;
+                self.grant(guest, wish);
             }
             token if token >= LISTENERS => self.listeners.latch(event.token()),
             key => self.ready(key, event),
@@ -209,8 +237,9 @@ impl Server {
     /// there; one that is unknown has just ended.
     fn ready(&mut self, key: usize, event: &Event) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let was_queued = connection.is_runnable();
-        connection.latch(Readiness::from(event));
+        let (was_queued, said) = (connection.is_runnable(), Readiness::from(event));
+        trace!("connection {key}: {said}");
+        connection.latch(said);
         if !was_queued {
             self.drive(key);
         }
@@ -225,21 +254,26 @@ impl Server {
     }
 
     fn drive(&mut self, key: usize) {
-        match self.connections[key].drive(&mut self.pool, self.now) {
+        let before = (self.tools.counters.bytes_in, self.tools.counters.bytes_out);
+        let progress = self.connections[key].drive(&mut self.tools);
+        self.peers.moved(key, before, &self.tools.counters);
+        match progress {
             Ok(Progress::Blocked) => {}
             Ok(Progress::Again) => self.run_queue.push_back(key),
-            Ok(Progress::Done) => self.close(key, format_args!("done")),
-            Err(e) => self.close(key, format_args!("{e}")),
+            Ok(Progress::Done) => self.close(key, Cause::Peer),
+            Err(e) => self.close(key, Cause::Error(e)),
         }
     }
 
-    fn close(&mut self, key: usize, why: std::fmt::Arguments<'_>) {
-        debug!("connection {key} closed: {why}");
+    fn close(&mut self, key: usize, cause: Cause) {
+        let cause = self.cause(key, cause);
         let connection = self.connections.remove(key);
         if connection.is_runnable() {
             self.run_queue.retain(|&queued| queued != key);
         }
-        connection.close(&mut self.pool);
+        connection.close(&mut self.tools);
+        self.tools.counters.count(&cause);
+        self.peers.leave(key, &cause, self.tools.now);
         self.deadlines.schedule(key, None);
         self.listeners.end_pause();
     }
@@ -249,23 +283,32 @@ impl Server {
     fn accept(&mut self) {
         let mut turn = Turn::default();
         while self.connections.len() < self.max_connections {
-            let Some((stream, peer)) = self.listeners.accept(&mut turn, self.now) else { break };
-            self.welcome(stream, peer);
+            let Some((socket, peer)) = self.listeners.accept(&mut turn, self.tools.now) else {
+                break;
+            };
+            if self.peers.admit(&peer) {
+                self.welcome(socket, peer);
+            } else {
+                self.tools.counters.refused += 1;
+            }
         }
+        self.tools.counters.accept_errors += turn.errors();
         if self.drain.is_some() {
             self.listeners.close_empty();
         }
     }
 
-    fn welcome(&mut self, mut stream: TcpStream, peer: SocketAddr) {
+    fn welcome(&mut self, mut socket: Socket, peer: Address) {
+        let now = self.tools.now;
         let entry = self.connections.vacant_entry();
         let key = entry.key();
-        if let Err(e) = self.poll.registry().register(&mut stream, Token(key), ready::interest()) {
-            let trouble = format_args!("cannot watch the connection of {peer}: {e}");
-            return self.troubles.warn(self.now, trouble);
+        self.tools.counters.accepted += 1;
+        if let Err(e) = self.poll.registry().register(&mut socket, Token(key), ready::interest()) {
+            self.troubles.warn(now, format_args!("cannot watch the connection of {peer}: {e}"));
+            return self.tools.counters.count(&Cause::Error(e));
         }
-        debug!("connection {key} from {peer}");
-        entry.insert(Connection::new(stream, self.now));
-        self.schedule(key, after(self.now, self.idle_timeout));
+        self.peers.arrive(key, peer, now);
+        entry.insert(Connection::new(socket, now));
+        self.schedule(key, after(now, self.idle_timeout));
     }
 }

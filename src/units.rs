@@ -39,6 +39,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     scaled(text, &units, "a duration like 500ms, 10s or 2m").map(Duration::from_micros)
 }
 
+/// Reads the permissions of a file, as chmod(1) takes them: `660`, `0600`; at most 777.
+///
+/// # Errors
+/// A sentence that says what is wrong with the text.
+pub fn mode(text: &str) -> Result<u32, String> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| digits && mode <= 0o777);
+    mode.ok_or_else(|| "expected an octal mode like 660".into())
+}
+
 /// The first unit that ends the text wins, so a longer one stands before its own ending.
 fn scaled(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, String> {
     let (digits, scale) = units
@@ -53,6 +63,15 @@ fn scaled(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modes_are_octal_and_of_permissions_only() {
+        assert_eq!(mode("660"), Ok(0o660));
+        assert_eq!(mode("0600"), Ok(0o600));
+        for bad in ["", "668", "1777", "+60", "rw"] {
+            assert!(mode(bad).unwrap_err().starts_with("expected an octal mode"), "{bad}");
+        }
+    }
 
     #[test]
     fn counts_are_of_thousands_and_at_least_one() {

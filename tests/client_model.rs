@@ -349,7 +349,9 @@ impl<const SHORT: bool> io::Write for Socket<SHORT> {
 }
 
 impl<const SHORT: bool> Stream for Socket<SHORT> {
-    const SHORT_RECV_MEANS_EMPTY: bool = SHORT;
+    fn short_recv_means_empty(&self) -> bool {
+        SHORT
+    }
 
     fn shutdown_write(&self) -> io::Result<()> {
         self.0.borrow_mut().shutdown_write();

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Daemon, InProcess, eventually, expect_bytes, expect_end, pattern, ping, stuff};
-use echoload::{Config, Ended, Guest, Wish};
+use echoload::{Config, End, Guest, Wish};
 use nix::sys::signal::Signal;
 
 const MIB: usize = 1024 * 1024;
@@ -194,13 +194,13 @@ fn a_stopper_ends_the_run_from_any_thread_even_before_it_began() {
     thread::spawn(move || stopper.stop().expect("wake")).join().expect("no panic");
     expect_end(&mut stream);
     drop(stream);
-    assert_eq!(server.stop(), Ended::Drained { cut_off: 0 });
+    assert_eq!(server.stop(), End::Drained { cut_off: 0 });
 
     let endpoints = vec!["127.0.0.1:0".parse().expect("endpoint")];
     let config = Config { endpoints, drain_timeout: Duration::MAX, ..Config::default() };
     let server = echoload::Server::bind(&config).expect("bind");
     server.stopper().stop().expect("wake");
-    assert_eq!(server.run().expect("no error"), Ended::Drained { cut_off: 0 });
+    assert_eq!(server.run().expect("no error").end, End::Drained { cut_off: 0 });
 }
 
 /// A guest with nothing but a deadline.
@@ -230,10 +230,9 @@ impl Guest for Alarm {
 
 #[test]
 fn a_guest_is_called_when_it_is_due_and_its_wish_is_granted() {
-    for (wish, ended) in [
-        (Wish::Drain, Ended::Drained { cut_off: 0 }),
-        (Wish::Stop(3), Ended::Stopped { status: 3 }),
-    ] {
+    for (wish, ended) in
+        [(Wish::Drain, End::Drained { cut_off: 0 }), (Wish::Stop(3), End::Stopped { status: 3 })]
+    {
         let endpoints = vec!["127.0.0.1:0".parse().expect("endpoint")];
         let config = Config { endpoints, ..Config::default() };
         let mut server = echoload::Server::bind(&config).expect("bind");

@@ -10,8 +10,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use Action::{Fin, Finish, Hint, LatchAll, Linger, Read, Reset, Send, Turn, Urgent};
-use echoload::buffer::Pool;
-use echoload::connection::Connection;
+use echoload::connection::{Connection, Tools};
 use echoload::nonblocking::Stream;
 use echoload::ready::{Progress, Readiness};
 use proptest::prelude::*;
@@ -245,7 +244,9 @@ impl<const SHORT: bool> io::Write for Socket<SHORT> {
 }
 
 impl<const SHORT: bool> Stream for Socket<SHORT> {
-    const SHORT_RECV_MEANS_EMPTY: bool = SHORT;
+    fn short_recv_means_empty(&self) -> bool {
+        SHORT
+    }
 
     fn shutdown_write(&self) -> io::Result<()> {
         self.0.borrow_mut().shutdown_write()
@@ -256,10 +257,9 @@ impl<const SHORT: bool> Stream for Socket<SHORT> {
 struct Model<const SHORT: bool> {
     kernel: Rc<RefCell<Kernel>>,
     connection: Option<Connection<Socket<SHORT>>>,
-    pool: Pool,
+    tools: Tools,
     page: usize,
     queued: bool,
-    now: Instant,
 }
 
 impl<const SHORT: bool> Model<SHORT> {
@@ -274,7 +274,7 @@ impl<const SHORT: bool> Model<SHORT> {
         }));
         let now = Instant::now();
         let connection = Some(Connection::new(Socket(Rc::clone(&kernel)), now));
-        Model { kernel, connection, pool: Pool::new(page), page, queued: false, now }
+        Model { kernel, connection, tools: Tools::new(page, now), page, queued: false }
     }
 
     fn kernel(&self) -> RefMut<'_, Kernel> {
@@ -306,7 +306,7 @@ impl<const SHORT: bool> Model<SHORT> {
             self.kernel.borrow_mut().wish = Some(action);
             if matches!(action, Finish) {
                 connection.finish();
-            } else if let Err(e) = connection.linger(&mut self.pool, self.now) {
+            } else if let Err(e) = connection.linger(&mut self.tools) {
                 return self.close(Err(e));
             }
             self.drive();
@@ -341,16 +341,16 @@ impl<const SHORT: bool> Model<SHORT> {
     fn drive(&mut self) {
         let Some(connection) = &mut self.connection else { return };
         let before = connection.last_moved();
-        self.now += Duration::from_millis(1);
+        self.tools.now += Duration::from_millis(1);
         self.kernel.borrow_mut().spent = 0;
         self.kernel.borrow_mut().moved = false;
-        let blocked = match connection.drive(&mut self.pool, self.now) {
+        let blocked = match connection.drive(&mut self.tools) {
             Ok(Progress::Blocked) => true,
             Ok(Progress::Again) => false,
             ended => return self.close(ended.map(drop)),
         };
         let kernel = self.kernel.borrow();
-        let (owed, lent) = (kernel.owed(), self.pool.lent());
+        let (owed, lent) = (kernel.owed(), self.tools.pool.lent());
         self.queued = connection.is_runnable();
         assert_eq!(self.queued, !blocked, "again means runnable, and blocked means not");
         assert!(blocked || kernel.spent >= BUDGET, "again, with budget left");
@@ -358,7 +358,10 @@ impl<const SHORT: bool> Model<SHORT> {
         assert!(lent == 0 || !blocked || owed * SPARSE >= self.page, "a few bytes keep a page");
         assert!(owed == 0 || !connection.is_settled(), "settled, and bytes are owed");
         assert_eq!(connection.is_lingering(), kernel.our_end.is_some());
-        let progress = if kernel.moved { self.now } else { before };
+        let counters = &self.tools.counters;
+        let counted = counters.bytes_in - counters.bytes_out - counters.bytes_unsent;
+        assert_eq!(counted, owed as u64, "the counters add up: {counters}");
+        let progress = if kernel.moved { self.tools.now } else { before };
         assert_eq!(connection.last_moved(), progress, "progress is when a byte moved");
     }
 
@@ -372,8 +375,8 @@ impl<const SHORT: bool> Model<SHORT> {
             assert_eq!(kernel.owed(), 0, "done, and bytes are owed");
         }
         self.queued = false;
-        self.connection.take().expect("open").close(&mut self.pool);
-        assert_eq!(self.pool.lent(), 0, "a page is lost");
+        self.connection.take().expect("open").close(&mut self.tools);
+        assert_eq!(self.tools.pool.lent(), 0, "a page is lost");
     }
 
     /// Turns, before a peer that reads all, until nothing happens any more.
@@ -541,11 +544,11 @@ fn a_lingering_connection_that_is_sent_too_much_is_cut_off() {
 fn who_waits_for_nothing_or_for_little_holds_no_page() {
     let mut model = Model::<true>::new(1024, 100, 0);
     model.expect(&[Turn, Send(100), Turn], (100, 100));
-    assert_eq!(model.pool.lent(), 0);
+    assert_eq!(model.tools.pool.lent(), 0);
     model.expect(&[Send(63), Turn], (163, 100));
-    assert_eq!(model.pool.lent(), 0);
+    assert_eq!(model.tools.pool.lent(), 0);
     model.expect(&[Send(64), Read(63), Turn], (227, 163));
-    assert_eq!(model.pool.lent(), 1);
+    assert_eq!(model.tools.pool.lent(), 1);
 }
 
 #[test]

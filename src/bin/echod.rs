@@ -2,16 +2,19 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{ArgAction, CommandFactory, Parser};
 use log::{LevelFilter, info, warn};
 
-use echoload::daemon::limits;
 use echoload::daemon::log_sink::{self, LogSink};
+use echoload::daemon::metrics::Metrics;
 use echoload::daemon::signals::Signals;
-use echoload::{Config, Ended, Endpoint, Server, cli, units};
+use echoload::daemon::stats::Stats;
+use echoload::daemon::{limits, systemd};
+use echoload::{Address, Config, End, Endpoint, Server, cli, units};
 
 const NAME: &str = "echod";
 
@@ -25,14 +28,22 @@ const NAME: &str = "echod";
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {
     /// tcp://HOST:PORT, where HOST is a name, an IPv4 address, an IPv6 address in brackets, or
-    /// nothing for every interface, and PORT 0 lets the system pick one
-    #[arg(value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:65432")]
+    /// nothing for every interface, and PORT is a number, 0 for one that the system picks, or a
+    /// service's name; or unix:PATH
+    ///
+    /// [default: `tcp://127.0.0.1:65432`, or what systemd hands over]
+    #[arg(value_name = "ENDPOINT")]
     endpoints: Vec<Endpoint>,
 
     /// Connections held at once; more wait in the backlog
     /// [default: what the limit of open files allows, less 16]
     #[arg(long, value_name = "N", value_parser = units::count)]
     max_connections: Option<usize>,
+
+    /// Connections held at once from one IP address; more are closed as soon as they come
+    /// [default: no limit]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    max_connections_per_ip: Option<usize>,
 
     /// Bytes held for a connection that does not read what it is owed; at least 1KiB
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = units::size)]
@@ -56,6 +67,22 @@ struct Options {
     #[arg(long, value_name = "N", default_value = "4096", value_parser = units::count)]
     backlog: usize,
 
+    /// Let several processes listen on one port; the kernel spreads the connections
+    #[arg(long)]
+    reuse_port: bool,
+
+    /// Permissions of a Unix socket, octal [default: 666 less the umask]
+    #[arg(long, value_name = "OCTAL", value_parser = units::mode)]
+    unix_mode: Option<u32>,
+
+    /// Log a line of counters each interval; 0 is never. SIGUSR1 logs one at once, and so does the end
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
+    stats_interval: Duration,
+
+    /// Serve the counters over HTTP, at /metrics, in Prometheus's text format [default: off]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    metrics: Option<Endpoint>,
+
     /// Log more: once debug, twice trace; where it is set, `RUST_LOG` wins
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
@@ -74,7 +101,7 @@ Exit codes:
 
 fn main() -> ExitCode {
     match cli::parse(Options::command()) {
-        Ok(options) => run(options).unwrap_or_else(|e| {
+        Ok(options) => run(&options).unwrap_or_else(|e| {
             cli::complain(NAME, &e.to_string());
             ExitCode::FAILURE
         }),
@@ -82,10 +109,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: Options) -> io::Result<ExitCode> {
+fn run(options: &Options) -> io::Result<ExitCode> {
     let most = limits::raise_file_limit()?;
     let level = options.level();
-    let config = options.config(most);
+    let inherited = systemd::handed_over()?;
+    let config = options.config(most, inherited.is_empty());
     if let Err(why) = config.check() {
         cli::complain(NAME, &why);
         return Ok(ExitCode::from(2));
@@ -94,9 +122,9 @@ fn run(options: Options) -> io::Result<ExitCode> {
     if config.max_connections > most {
         warn!("the limit of open files allows only {most} connections");
     }
-    let exit = match serve(&config) {
-        Ok(Ended::Drained { .. }) => ExitCode::SUCCESS,
-        Ok(Ended::Stopped { status }) => ExitCode::from(status),
+    let exit = match serve(&config, inherited, options) {
+        Ok(End::Drained { .. }) => ExitCode::SUCCESS,
+        Ok(End::Stopped { status }) => ExitCode::from(status),
         Err(e) => {
             // By way of the log's queue, behind a line that may be stuck in a stalled stderr.
             log.write_all(format!("{NAME}: {e}\n").as_bytes())?;
@@ -107,10 +135,20 @@ fn run(options: Options) -> io::Result<ExitCode> {
     Ok(exit)
 }
 
-fn serve(config: &Config) -> io::Result<Ended> {
-    let mut server = Server::bind(config)?;
+fn serve(config: &Config, inherited: Vec<OwnedFd>, options: &Options) -> io::Result<End> {
+    let mut server = Server::adopt(inherited, config)?;
     // Before the addresses are out: whoever reads them may send a signal at once.
-    server.invite(Box::new(Signals::install()?))?;
+    server.invite(Box::new(Signals::of_a_daemon()?))?;
+    if let Some(interval) = optional(options.stats_interval) {
+        server.invite(Box::new(Stats::every(interval, Instant::now())))?;
+    }
+    if let Some(endpoint) = &options.metrics {
+        let metrics = Metrics::bind(endpoint.clone())?;
+        for address in metrics.addresses().iter().filter_map(Address::as_tcp) {
+            info!("metrics on http://{address}/metrics");
+        }
+        server.invite(Box::new(metrics))?;
+    }
     info!(
         "at most {} connections, {} bytes held for each",
         config.max_connections, config.max_buffer
@@ -118,11 +156,13 @@ fn serve(config: &Config) -> io::Result<Ended> {
     if let Err(e) = print_addresses(&server) {
         warn!("cannot print the addresses: {e}");
     }
+    systemd::ready();
     let ended = server.run()?;
-    if let Ended::Drained { cut_off: cut_off @ 1.. } = ended {
+    if let End::Drained { cut_off: cut_off @ 1.. } = ended.end {
         warn!("the drain's deadline cut off {cut_off} connection(s)");
     }
-    Ok(ended)
+    info!("{}", ended.counters);
+    Ok(ended.end)
 }
 
 impl Options {
@@ -138,25 +178,41 @@ impl Options {
         }
     }
 
-    fn config(self, most: usize) -> Config {
-        let optional = |timeout: Duration| Some(timeout).filter(|timeout| !timeout.is_zero());
+    /// Where nobody has handed sockets over, there is an endpoint to listen on by default.
+    fn config(&self, most: usize, by_default: bool) -> Config {
+        let mut endpoints = self.endpoints.clone();
+        if endpoints.is_empty() && by_default {
+            endpoints.push(Endpoint::default());
+        }
         Config {
-            endpoints: self.endpoints,
+            endpoints,
             max_connections: self.max_connections.unwrap_or(most),
+            max_connections_per_ip: self.max_connections_per_ip,
             max_buffer: self.max_buffer,
             idle_timeout: optional(self.idle_timeout),
             keepalive: optional(self.keepalive),
             drain_timeout: self.drain_timeout,
             backlog: self.backlog.try_into().unwrap_or(u32::MAX),
+            reuse_port: self.reuse_port,
+            unix_mode: self.unix_mode,
         }
     }
+}
+
+fn optional(wait: Duration) -> Option<Duration> {
+    Some(wait).filter(|wait| !wait.is_zero())
+}
+
+fn host_and_port(text: &str) -> Result<Endpoint, String> {
+    let endpoint: Endpoint = text.parse()?;
+    if endpoint.is_unix() { Err("expected HOST:PORT".into()) } else { Ok(endpoint) }
 }
 
 /// In one write: whoever reads the first line can have them all.
 fn print_addresses(server: &Server) -> io::Result<()> {
     let mut lines = Vec::new();
     for address in server.local_addrs() {
-        writeln!(lines, "tcp://{address}")?;
+        writeln!(lines, "{address}")?;
     }
     let mut stdout = io::stdout();
     stdout.write_all(&lines)?;

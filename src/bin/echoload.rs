@@ -167,7 +167,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     let mut output = create(options.output.as_ref())?;
     let mut hdr_file = options.hdr.as_ref().map(|path| create(Some(path))).transpose()?;
     let mut run = Run::new(&plan)?;
-    run.invite(Box::new(Signals::install()?))?;
+    run.invite(Box::new(Signals::that_end()?))?;
     let progress = Progress::new(options);
     let ndjson = options.output_format == Format::Ndjson;
     let mut written = Ok(());
@@ -226,7 +226,8 @@ impl Options {
         let targets = self.target.resolve().map_err(|e| {
             io::Error::new(e.kind(), format!("cannot resolve {}: {e}", self.target))
         })?;
-        let fits = |source: &IpAddr| targets.iter().any(|t| t.is_ipv4() == source.is_ipv4());
+        let ips: Vec<IpAddr> = targets.iter().filter_map(|t| Some(t.as_tcp()?.ip())).collect();
+        let fits = |source: &IpAddr| ips.iter().any(|ip| ip.is_ipv4() == source.is_ipv4());
         if let Some(source) = self.source_ip.iter().find(|source| !fits(source)) {
             let why = format!("no address of {} can be reached from {source}", self.target);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));

@@ -2,4 +2,7 @@
 
 pub mod limits;
 pub mod log_sink;
+pub mod metrics;
 pub mod signals;
+pub mod stats;
+pub mod systemd;

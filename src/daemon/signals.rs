@@ -6,11 +6,14 @@
 
 use std::io;
 
+use log::info;
 use mio::event::Event;
 use mio::{Interest, Registry, Token};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals as SignalPipe;
 
+use crate::counters::Counters;
+use crate::daemon::systemd;
 use crate::guest::{Guest, Wish};
 
 /// SIGTERM and SIGINT: the first one drains, the second one stops at once with the status that a
@@ -24,12 +27,43 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers.
+    /// Those that end a program.
     ///
     /// # Errors
     /// Those of sigaction(2), or no more files.
-    pub fn install() -> io::Result<Signals> {
+    pub fn that_end() -> io::Result<Signals> {
         Ok(Signals { pipe: SignalPipe::new([SIGTERM, SIGINT])?, draining: false })
+    }
+
+    /// Those that a daemon hears of: SIGUSR1 logs the counters; SIGHUP would read a configuration
+    /// again, if there were one; SIGUSR2, which would end us, is ignored, and so is SIGPIPE, by the
+    /// standard library.
+    ///
+    /// # Errors
+    /// Those of sigaction(2), or no more files.
+    pub fn of_a_daemon() -> io::Result<Signals> {
+        let signals = Signals::that_end()?;
+        for signal in [SIGHUP, SIGUSR1, SIGUSR2] {
+            signals.pipe.add_signal(signal)?;
+        }
+        Ok(signals)
+    }
+
+    fn on(&mut self, signal: i32) -> Wish {
+        match signal {
+            SIGUSR1 => Wish::Report,
+            SIGUSR2 => Wish::Nothing,
+            SIGHUP => {
+                info!("SIGHUP: there is no configuration to read again, nothing changes");
+                Wish::Nothing
+            }
+            end if self.draining => Wish::Stop(u8::try_from(128 + end).unwrap_or(u8::MAX)),
+            _ => {
+                self.draining = true;
+                systemd::stopping();
+                Wish::Drain
+            }
+        }
     }
 }
 
@@ -39,15 +73,16 @@ impl Guest for Signals {
     }
 
     fn ready(&mut self, registry: &Registry, event: &Event) -> io::Result<Wish> {
-        let mut wish = Wish::Nothing;
-        for signal in self.pipe.pending() {
-            let status = u8::try_from(128 + signal).unwrap_or(u8::MAX);
-            wish = if self.draining { Wish::Stop(status) } else { Wish::Drain };
-            self.draining = true;
-        }
+        let pending: Vec<i32> = self.pipe.pending().collect();
+        // The one that asks for most is granted.
+        let wish = pending.into_iter().map(|signal| self.on(signal)).max();
         // The pipe is emptied behind mio's back: over poll(2), which mio arms again only when it has
         // seen a would-block, a second signal would not be heard.
         registry.reregister(&mut self.pipe, event.token(), Interest::READABLE)?;
-        Ok(wish)
+        Ok(wish.unwrap_or(Wish::Nothing))
+    }
+
+    fn report(&mut self, counters: &Counters) {
+        info!("{counters}");
     }
 }

@@ -2,11 +2,14 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
-use mio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use mio::net::{TcpStream, UnixStream};
+use socket2::{Domain, Protocol, SockAddr, Socket as Unconnected, Type};
 
+use crate::endpoint::Address;
 use crate::load::client::Dialed;
+use crate::socket::Socket;
 
 /// Connections from one source address. There are some 28,000 ports, and past half of them the
 /// kernel's search for a free one slows down.
@@ -18,7 +21,7 @@ const LOOPBACK_SOURCES: u64 = 250;
 /// Where connections come from and go to.
 #[derive(Debug, Clone)]
 pub struct Dialer {
-    targets: Vec<SocketAddr>,
+    targets: Vec<Address>,
     sources: Vec<IpAddr>,
     /// Addresses of 127.0.0.0/8 given up because no port of theirs was free.
     used_up: u64,
@@ -27,7 +30,7 @@ pub struct Dialer {
 impl Dialer {
     /// To one of the targets, from the sources in turn. Without sources the kernel chooses, but to a
     /// loopback target the many addresses of 127.0.0.0/8 serve when one runs short of ports.
-    pub fn new(targets: Vec<SocketAddr>, sources: Vec<IpAddr>) -> Dialer {
+    pub fn new(targets: Vec<Address>, sources: Vec<IpAddr>) -> Dialer {
         Dialer { targets, sources, used_up: 0 }
     }
 
@@ -39,10 +42,18 @@ impl Dialer {
     /// Begins a connect to the target with this index. `count` numbers all connects of the run.
     ///
     /// # Errors
-    /// No files, no ports, no route.
-    pub fn dial(&self, target: usize, count: u64) -> io::Result<TcpStream> {
-        let target = self.targets[target];
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+    /// No files, no ports, no route. Would-block is a Unix socket's full backlog: no event will tell
+    /// when there is room in it again (connect(2), `EAGAIN`).
+    pub fn dial(&self, target: usize, count: u64) -> io::Result<Socket> {
+        match &self.targets[target] {
+            Address::Tcp(target) => self.dial_tcp(*target, count).map(Socket::Tcp),
+            Address::Unix(path) => dial_unix(path).map(Socket::Unix),
+        }
+    }
+
+    fn dial_tcp(&self, target: SocketAddr, count: u64) -> io::Result<TcpStream> {
+        let domain = Domain::for_address(target);
+        let socket = Unconnected::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         if let Some(source) = self.source(target.ip(), count) {
@@ -54,7 +65,7 @@ impl Dialer {
         match socket.connect(&target.into()) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            Err(e) if e.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return Err(e),
         }
         Ok(TcpStream::from_std(socket.into()))
@@ -64,7 +75,8 @@ impl Dialer {
     /// runs too, are not free.
     pub fn use_next_source(&mut self) -> bool {
         self.used_up += 1;
-        let loopback = self.targets.iter().any(|target| target.ip().is_loopback());
+        let loopback = |target: &Address| target.as_tcp().is_some_and(|t| t.ip().is_loopback());
+        let loopback = self.targets.iter().any(loopback);
         self.sources.is_empty() && loopback && self.used_up < LOOPBACK_SOURCES
     }
 
@@ -82,9 +94,16 @@ impl Dialer {
     }
 }
 
+fn dial_unix(path: &Path) -> io::Result<UnixStream> {
+    let socket = Unconnected::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(UnixStream::from_std(socket.into()))
+}
+
 /// The port is to be chosen at connect, where it need be free for this target only: bind alone would
 /// have to find one that is free for all.
-fn late_port(socket: &Socket) -> io::Result<()> {
+fn late_port(socket: &Unconnected) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
     #[cfg(not(target_os = "linux"))]
@@ -92,22 +111,30 @@ fn late_port(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-impl Dialed for TcpStream {
+impl Dialed for Socket {
     fn is_connected(&self) -> io::Result<bool> {
-        if let Some(e) = self.take_error()? {
-            return Err(e);
+        match self {
+            Socket::Tcp(stream) => is_connected(stream),
+            // It stood, or failed, when connect returned.
+            Socket::Unix(_) => Ok(true),
         }
-        match self.peer_addr() {
-            // On loopback a connect to a free port may happen to choose that very port as its own,
-            // and then stands, with itself: an echo server that is not there.
-            Ok(peer) if peer == self.local_addr()? => {
-                let why = "connected to itself: nobody listens there";
-                Err(io::Error::new(ErrorKind::AddrInUse, why))
-            }
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
-            Err(e) => Err(e),
+    }
+}
+
+fn is_connected(stream: &TcpStream) -> io::Result<bool> {
+    if let Some(e) = stream.take_error()? {
+        return Err(e);
+    }
+    match stream.peer_addr() {
+        // On loopback a connect to a free port may happen to choose that very port as its own, and
+        // then stands, with itself: an echo server that is not there.
+        Ok(peer) if peer == stream.local_addr()? => {
+            let why = "connected to itself: nobody listens there";
+            Err(io::Error::new(ErrorKind::AddrInUse, why))
         }
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -119,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_loopback_target_is_dialed_from_more_addresses_as_ports_run_short() {
-        let mut dialer = Dialer::new(vec![(LOOPBACK, 7).into()], Vec::new());
+        let mut dialer = Dialer::new(vec![Address::Tcp((LOOPBACK, 7).into())], Vec::new());
         assert_eq!(dialer.source(LOOPBACK, PER_SOURCE - 1), None);
         let second = Some(IpAddr::from([127, 0, 0, 2]));
         assert_eq!(dialer.source(LOOPBACK, PER_SOURCE), second);

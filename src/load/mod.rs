@@ -14,7 +14,7 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
@@ -35,6 +35,7 @@ pub mod threshold;
 mod usage;
 mod worker;
 
+use crate::endpoint::Address;
 use crate::guest::Guest;
 use client::Nanos;
 use clock::Clock;
@@ -50,7 +51,7 @@ const SAMPLES: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Addresses of the server, tried in turn; at least one.
-    pub targets: Vec<SocketAddr>,
+    pub targets: Vec<Address>,
     /// Connections held at once, at least 1.
     pub connections: usize,
     /// Loops, from 1 to as many as there are connections.

@@ -174,6 +174,7 @@ pub(crate) fn cause(e: &io::Error) -> String {
         ErrorKind::ConnectionReset => "connection reset by the server".into(),
         ErrorKind::BrokenPipe => "connection closed by the server while sending".into(),
         ErrorKind::UnexpectedEof => "connection closed by the server".into(),
+        ErrorKind::WouldBlock => "the server's backlog stayed full".into(),
         ErrorKind::AddrNotAvailable if e.get_ref().is_none() => {
             "no free local port: use more --source-ip, or wait for those in TIME_WAIT".into()
         }

@@ -8,7 +8,6 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
@@ -23,6 +22,7 @@ use crate::load::tally::{Latencies, Tally};
 use crate::load::usage::Usage;
 use crate::load::{Meeting, Plan};
 use crate::ready::{Progress, Readiness};
+use crate::socket::Socket;
 
 mod slots;
 
@@ -78,6 +78,13 @@ enum Stage {
     Retired,
 }
 
+/// A full backlog has no room for a connect, and no event to tell when it has.
+#[derive(Debug, Clone, Copy)]
+struct TurnedAway {
+    since: Instant,
+    again: Instant,
+}
+
 pub(crate) struct Worker {
     poll: Poll,
     meeting: Arc<Meeting>,
@@ -89,7 +96,7 @@ pub(crate) struct Worker {
     reconnect: bool,
     dialer: Dialer,
     alarm: Alarm,
-    clients: Slab<Client<TcpStream>>,
+    clients: Slab<Client<Socket>>,
     slots: Vec<Slot>,
     /// Slots that are not retired.
     active: usize,
@@ -99,6 +106,7 @@ pub(crate) struct Worker {
     /// Connects begun.
     dialed: u64,
     dial_interval: Option<Duration>,
+    turned_away: Option<TurnedAway>,
     deadlines: Deadlines,
     timeout: Option<Duration>,
     interval: Option<Duration>,
@@ -148,6 +156,7 @@ impl Worker {
             dial_interval: plan
                 .connect_rate
                 .map(|rate| Duration::from_secs(1).div_f64(rate as f64)),
+            turned_away: None,
             deadlines: Deadlines::default(),
             timeout: plan.timeout,
             interval: plan.interval,

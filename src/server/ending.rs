@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use log::info;
-use mio::net::TcpStream;
 
-use super::{Ended, Server};
+use super::{End, Ended, Server};
 use crate::connection::{Connection, LINGER};
+use crate::counters::Cause;
 use crate::deadline::after;
 use crate::guest::Wish;
 use crate::ready::Readiness;
+use crate::socket::Socket;
 
 /// In a drain, how long nothing must have moved on a connection that owes nothing, before it is taken
 /// to have given back all it took. It covers what was on its way when the stop came.
@@ -32,13 +33,13 @@ impl Drain {
 
 impl Server {
     pub(super) fn close_due(&mut self) {
-        while let Some(key) = self.deadlines.pop_due(self.now) {
+        while let Some(key) = self.deadlines.pop_due(self.tools.now) {
             self.expire(key);
         }
         for i in 0..self.guests.len() {
-            if self.guests[i].due().is_some_and(|due| due <= self.now) {
-                let wish = self.guests[i].on_due(self.now);
-                self.grant(wish);
+            if self.guests[i].due().is_some_and(|due| due <= self.tools.now) {
+                let wish = self.guests[i].on_due(self.tools.now);
+                self.grant(i, wish);
             }
         }
     }
@@ -48,7 +49,7 @@ impl Server {
         let connection = &mut self.connections[key];
         if connection.is_runnable() {
             // It is in the run queue: not idle, but waiting for its turn.
-            return self.schedule(key, after(self.now, Some(QUIET)));
+            return self.schedule(key, after(self.tools.now, Some(QUIET)));
         }
         if !connection.is_lingering() && self.is_due(key) {
             // Bytes may be there already, and their event still in the kernel: ask the socket itself
@@ -61,11 +62,11 @@ impl Server {
         if !self.is_due(key) {
             self.schedule(key, self.due(key));
         } else if lingering {
-            self.close(key, format_args!("lingered long enough"));
-        } else if let Err(e) = self.connections[key].linger(&mut self.pool, self.now) {
-            self.close(key, format_args!("{e}"));
+            self.close(key, Cause::CutOff);
+        } else if let Err(e) = self.connections[key].linger(&mut self.tools) {
+            self.close(key, Cause::Error(e));
         } else {
-            self.schedule(key, after(self.now, Some(LINGER)));
+            self.schedule(key, after(self.tools.now, Some(LINGER)));
             self.drive(key);
         }
     }
@@ -83,21 +84,32 @@ impl Server {
     }
 
     fn is_due(&self, key: usize) -> bool {
-        self.due(key).is_some_and(|due| due <= self.now)
+        self.due(key).is_some_and(|due| due <= self.tools.now)
     }
 
     /// In a drain everybody is looked at every [`QUIET`]: whether a connection is settled does not
     /// depend on time alone.
     pub(super) fn schedule(&mut self, key: usize, due: Option<Instant>) {
-        let due = if self.drain.is_some() { after(self.now, Some(QUIET)) } else { due };
+        let due = if self.drain.is_some() { after(self.tools.now, Some(QUIET)) } else { due };
         self.deadlines.schedule(key, due);
     }
 
-    pub(super) fn grant(&mut self, wish: Wish) {
+    /// However the lingering ends, the connection was ended by what began it.
+    pub(super) fn cause(&self, key: usize, cause: Cause) -> Cause {
+        let connection = &self.connections[key];
+        match &self.drain {
+            _ if !connection.is_lingering() => cause,
+            Some(drain) if connection.last_moved() >= drain.began => Cause::Drain,
+            _ => Cause::Idle,
+        }
+    }
+
+    pub(super) fn grant(&mut self, guest: usize, wish: Wish) {
         match wish {
             Wish::Nothing => {}
+            Wish::Report => self.guests[guest].report(&self.tools.counters),
             Wish::Drain => self.begin_drain(),
-            Wish::Stop(status) => self.ended = Some(Ended::Stopped { status }),
+            Wish::Stop(status) => self.end = Some(End::Stopped { status }),
         }
     }
 
@@ -113,34 +125,42 @@ impl Server {
         }
         info!("draining, {} connections open", self.connections.len());
         self.drain = Some(Drain {
-            began: self.now,
-            half: after(self.now, Some(self.drain_timeout / 2)),
-            end: after(self.now, Some(self.drain_timeout)),
+            began: self.tools.now,
+            half: after(self.tools.now, Some(self.drain_timeout / 2)),
+            end: after(self.tools.now, Some(self.drain_timeout)),
         });
-        self.listeners.latch_all();
+        self.listeners.last_call();
         self.drive_all(|connection| connection.latch(Readiness::ALL));
         for (key, _) in &self.connections {
-            self.deadlines.schedule(key, after(self.now, Some(QUIET)));
+            self.deadlines.schedule(key, after(self.tools.now, Some(QUIET)));
         }
     }
 
     pub(super) fn advance_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
         let end = drain.end;
-        if drain.half.is_some_and(|half| half <= self.now) {
+        if drain.half.is_some_and(|half| half <= self.tools.now) {
             drain.half = None;
             self.listeners.close_all();
             self.drive_all(Connection::finish);
         }
         let all_gone = self.connections.is_empty() && self.listeners.is_empty();
-        if all_gone || end.is_some_and(|end| end <= self.now) {
+        if all_gone || end.is_some_and(|end| end <= self.tools.now) {
             // Who lingers has been given everything.
             let owed = self.connections.iter().filter(|(_, c)| !c.is_lingering());
-            self.ended.get_or_insert(Ended::Drained { cut_off: owed.count() });
+            self.end.get_or_insert(End::Drained { cut_off: owed.count() });
         }
     }
 
-    fn drive_all(&mut self, prepare: impl Fn(&mut Connection<TcpStream>)) {
+    pub(super) fn close_all(mut self, end: End) -> Ended {
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.close(key, Cause::CutOff);
+        }
+        Ended { end, counters: self.tools.counters }
+    }
+
+    fn drive_all(&mut self, prepare: impl Fn(&mut Connection<Socket>)) {
         self.run_queue.clear();
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {

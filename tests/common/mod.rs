@@ -2,15 +2,17 @@
 //! that give up at a deadline instead of hanging.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use echoload::{Config, Ended, Server, Stopper};
+use echoload::{Config, Counters, End, Ended, Server, Stopper};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -118,7 +120,8 @@ impl InProcess {
     }
 
     pub fn run(server: Server) -> InProcess {
-        let (address, stopper) = (server.local_addrs()[0], server.stopper());
+        let address = server.local_addrs()[0].as_tcp().expect("a TCP address");
+        let stopper = server.stopper();
         InProcess { address, stopper, thread: Some(thread::spawn(move || server.run())) }
     }
 
@@ -128,17 +131,21 @@ impl InProcess {
 
     /// Asks for the drain and waits for its end.
     #[track_caller]
-    pub fn stop(mut self) -> Ended {
+    pub fn stop(mut self) -> End {
         self.stopper.stop().expect("wake the server");
         self.join()
     }
 
     /// Waits for the end of the run.
     #[track_caller]
-    pub fn join(&mut self) -> Ended {
+    pub fn join(&mut self) -> End {
         let thread = self.thread.take().expect("not joined before");
         eventually("the server ends", || thread.is_finished());
-        thread.join().expect("no panic").expect("no error")
+        let ended = thread.join().expect("no panic").expect("no error");
+        let Counters { bytes_in, bytes_out, bytes_unsent, .. } = ended.counters;
+        assert_eq!(bytes_in, bytes_out + bytes_unsent, "{}", ended.counters);
+        assert_eq!(ended.counters.open(), 0, "{}", ended.counters);
+        ended.end
     }
 }
 
@@ -157,6 +164,8 @@ impl Drop for InProcess {
 /// panic?
 pub struct Daemon {
     child: Child,
+    /// What it printed: the addresses, and those of them that are of TCP.
+    pub printed: Vec<String>,
     pub addresses: Vec<SocketAddr>,
     log: Arc<Mutex<String>>,
     files_at_start: usize,
@@ -193,24 +202,42 @@ impl Daemon {
             });
         }
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut addresses = Vec::new();
+        let mut printed = Vec::new();
         // The lines come in one write, once all is bound.
         loop {
             let mut line = String::new();
             stdout.read_line(&mut line).expect("stdout");
-            let Some(address) = line.trim_end().strip_prefix("tcp://") else {
-                panic!("no address line: {line:?}; log: {}", log.lock().expect("log"));
-            };
-            addresses.push(address.parse().expect("an address"));
+            assert!(line.ends_with('\n'), "no address; log: {}", log.lock().expect("log"));
+            printed.push(line.trim_end().to_owned());
             if stdout.buffer().is_empty() {
                 break;
             }
         }
+        let tcp = printed.iter().filter_map(|line| line.strip_prefix("tcp://"));
+        let addresses = tcp.map(|address| address.parse().expect("an address")).collect();
+        let mut daemon = Daemon { child, printed, addresses, log, files_at_start: 0, asked: false };
         // Whatever is not there yet would later look like a leak.
-        connect(addresses[0]).shutdown(Shutdown::Write).expect("half-close");
-        let mut daemon = Daemon { child, addresses, log, files_at_start: 0, asked: false };
+        daemon.echo();
         daemon.files_at_start = daemon.settled_files();
         daemon
+    }
+
+    /// One client that comes, is served, and leaves.
+    #[track_caller]
+    fn echo(&self) {
+        if let Some(path) = self.printed[0].strip_prefix("unix:") {
+            let mut stream = UnixStream::connect(path).expect("connect");
+            stream.set_read_timeout(Some(DEADLINE)).expect("set a deadline");
+            stream.write_all(b"one echo").expect("send");
+            stream.shutdown(Shutdown::Write).expect("half-close");
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).expect("receive");
+            assert_eq!(got, b"one echo");
+        } else {
+            let mut stream = self.connect();
+            ping(&mut stream, b"one echo");
+            leave(stream);
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -294,9 +321,7 @@ impl Daemon {
     #[track_caller]
     pub fn last_questions(&mut self) {
         self.expect_files_back();
-        let mut stream = self.connect();
-        ping(&mut stream, b"one last echo");
-        leave(stream);
+        self.echo();
         self.expect_files_back();
         let cpu = self.cpu_within(Duration::from_millis(300));
         assert!(cpu < Duration::from_millis(50), "used {cpu:?} while idle");
@@ -304,6 +329,37 @@ impl Daemon {
         assert_eq!(self.wait().code(), Some(0), "log: {}", self.log());
         let log = self.log();
         assert!(!log.contains("panicked") && !log.contains("ERROR"), "log: {log}");
+        if log.contains("INFO") {
+            self.expect_counters_add_up();
+        }
+    }
+
+    /// The counters of the last line that has them, by name.
+    #[track_caller]
+    pub fn counters(&self) -> HashMap<String, u64> {
+        let mut counters = HashMap::new();
+        eventually("a line of counters", || {
+            let log = self.log();
+            let Some(line) = log.lines().rev().find(|line| line.contains(" accepted=")) else {
+                return false;
+            };
+            let pairs = line.split(' ').filter_map(|word| word.split_once('='));
+            counters = pairs.map(|(name, n)| (name.to_owned(), n.parse().expect(name))).collect();
+            true
+        });
+        counters
+    }
+
+    /// Of a daemon that has ended.
+    #[track_caller]
+    pub fn expect_counters_add_up(&self) {
+        // The log's reader may be behind.
+        eventually("the last line of counters", || self.counters()["open"] == 0);
+        let counters = self.counters();
+        let closed = counters.iter().filter(|(name, _)| name.starts_with("closed_"));
+        assert_eq!(counters["accepted"], closed.map(|(_, n)| n).sum::<u64>(), "{counters:?}");
+        let given_back_or_owed = counters["bytes_out"] + counters["bytes_unsent"];
+        assert_eq!(counters["bytes_in"], given_back_or_owed, "{counters:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mio::Token;
 
-use super::{Stage, Worker};
+use super::{Stage, TurnedAway, Worker};
 use crate::deadline::after;
 use crate::load::client::{Client, Failure, Load, Nanos, Next};
 use crate::load::payload::Fault;
@@ -19,6 +19,9 @@ pub(super) const CONNECTING: usize = 128;
 /// Faults that are told apart, which takes some milliseconds each. Whoever sends more of them is no echo
 /// server.
 const DIAGNOSED: u64 = 16;
+
+/// How long to leave a full backlog alone.
+const FULL: Duration = Duration::from_millis(2);
 
 /// How often a slot that connected to itself tries again.
 const TRIES: usize = 10;
@@ -47,6 +50,9 @@ impl Worker {
     /// When a new connection may be begun.
     pub(super) fn next_dial(&self) -> Option<Instant> {
         let possible = !self.dial_queue.is_empty() && self.connecting < CONNECTING;
+        if let Some(turned_away) = self.turned_away {
+            return possible.then_some(turned_away.again);
+        }
         let Some(interval) = self.dial_interval.filter(|_| !self.has_ended()) else {
             return possible.then_some(self.now);
         };
@@ -71,13 +77,29 @@ impl Worker {
             }
             let target = self.slots[slot].tries % self.dialer.targets();
             let number = self.next_number();
+            let connected = self.connect(slot, target, number);
+            if matches!(&connected, Err(e) if e.kind() == ErrorKind::WouldBlock)
+                && self.waits_for_room()
+            {
+                self.dial_queue.push_front(slot);
+                continue;
+            }
             self.dialed += 1;
-            match self.connect(slot, target, number) {
-                Ok(()) => {}
+            match connected {
+                Ok(()) => self.turned_away = None,
                 Err(e) if no_port(&e) && self.dialer.use_next_source() => self.queue(slot),
                 Err(e) => self.not_connected(slot, &e),
             }
         }
+    }
+
+    /// Whether to connect again later: the backlog is full, and has not been so for too long.
+    fn waits_for_room(&mut self) -> bool {
+        let since = self.turned_away.map_or(self.now, |before| before.since);
+        let waits = after(since, self.patience()).is_none_or(|end| end > self.now);
+        let again = if waits { self.now + FULL } else { self.now };
+        self.turned_away = Some(TurnedAway { since, again });
+        waits
     }
 
     fn connect(&mut self, slot: usize, target: usize, number: u64) -> io::Result<()> {

@@ -1,0 +1,86 @@
+//! A connected client socket, over TCP or a Unix socket: one type, so that one slab holds both.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+
+use mio::event::Source;
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+
+use crate::nonblocking::Stream;
+
+/// Either kind of stream.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over TCP, tcp(7).
+    Tcp(TcpStream),
+    /// Over a Unix socket, unix(7).
+    Unix(UnixStream),
+}
+
+impl Stream for Socket {
+    /// True only where more bytes are sure to be announced by an edge of their own, whether or not
+    /// the call ever answered would-block, and where an urgent mark, which cuts a recv short, is
+    /// announced too: TCP over epoll(7). Poll(2) is armed again only by a would-block, so there the
+    /// shortcut would leave the connection deaf; mio's kqueue does not tell of urgent marks. A recv
+    /// from a Unix socket also stops, unannounced, where a file was passed along (unix(7)).
+    fn short_recv_means_empty(&self) -> bool {
+        let announced = cfg!(all(
+            any(target_os = "linux", target_os = "android"),
+            not(mio_unsupported_force_poll_poll)
+        ));
+        announced && matches!(self, Socket::Tcp(_))
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.read(room),
+            Socket::Unix(stream) => stream.read(room),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.write(bytes),
+            Socket::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Source for Socket {
+    fn register(&mut self, to: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.register(to, token, interest),
+            Socket::Unix(stream) => stream.register(to, token, interest),
+        }
+    }
+
+    fn reregister(&mut self, to: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.reregister(to, token, interest),
+            Socket::Unix(stream) => stream.reregister(to, token, interest),
+        }
+    }
+
+    fn deregister(&mut self, from: &Registry) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.deregister(from),
+            Socket::Unix(stream) => stream.deregister(from),
+        }
+    }
+}
