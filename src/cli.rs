@@ -39,5 +39,26 @@ fn usage(name: &str, error: &Error) -> ExitCode {
 
 /// One line on stderr that names the command. Not `eprintln!`, which panics where stderr is closed.
 pub fn complain(name: &str, why: &str) {
-    let _ = writeln!(io::stderr(), "{name}: {why}");
+    let _ = writeln!(io::stderr(), "{name}: {}", one_line(why));
+}
+
+/// Escapes what could end the line or move a terminal's cursor: a text may quote whatever somebody
+/// sent, or typed.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.trim_end_matches('\n').chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_quotes_another_stays_one_line() {
+        let line = one_line("INFO from a\nERROR forged \x1b[2J \u{e9}\n");
+        assert_eq!(line, "INFO from a\\nERROR forged \\u{1b}[2J \u{e9}");
+    }
 }

@@ -3,13 +3,12 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, pipe};
+use std::io::{BufRead, BufReader, pipe};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
-use std::thread;
 
-use common::{Daemon, connect, eventually, expect_end, have, leave, pattern, ping, stuff};
+use common::{Daemon, connect, eventually, have, pattern, ping, stuff};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
@@ -98,6 +97,37 @@ fn a_host_that_is_unknown_is_one_clear_line() {
 }
 
 #[test]
+fn a_service_is_looked_up_by_its_name() {
+    let services = fs::read_to_string("/etc/services").unwrap_or_default();
+    if !services.lines().any(|line| line.starts_with("discard") && line.contains("9/tcp")) {
+        return eprintln!("NOT RUN: this test needs `discard` in /etc/services");
+    }
+    // Whether it may be bound, or is taken, depends on the machine: its number does not.
+    let mut child = Command::new(ECHOD)
+        .arg("127.0.0.1:discard")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("stdout");
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("kill");
+    let output = child.wait_with_output().expect("output");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let named = "cannot listen on tcp://127.0.0.1:discard";
+    assert!(line == "tcp://127.0.0.1:9\n" || stderr.contains(named), "{line}{stderr}");
+}
+
+#[test]
+fn a_service_that_is_unknown_is_one_clear_line() {
+    expect_error(
+        Command::new(ECHOD).arg("localhost:no-such-service"),
+        1,
+        &["cannot resolve tcp://localhost:no-such-service", "give the port's number"],
+    );
+}
+
+#[test]
 fn an_address_of_another_machine_is_one_clear_line() {
     expect_error(
         Command::new(ECHOD).arg("203.0.113.1:0"),
@@ -137,7 +167,13 @@ fn bad_words_are_usage_errors_that_name_the_word() {
         (&["--backlog", "0"], &["--backlog", "at least 1"]),
         (&["--no-such-option"], &["--no-such-option"]),
         (&["--max-bufer", "1K"], &["--max-bufer", "a similar argument", "--max-buffer"]),
+        (&["--max-connections-per-ip", "0"], &["--max-connections-per-ip", "at least 1"]),
+        (&["--unix-mode", "888"], &["'888'", "octal"]),
+        (&["--stats-interval", "1"], &["'1'", "a duration like"]),
+        (&["--metrics", "unix:/m"], &["--metrics", "HOST:PORT"]),
+        (&["--metrics", "9090"], &["--metrics", "no port"]),
         (&["localhost"], &["'localhost'", "no port"]),
+        (&["unix:"], &["'unix:'", "no path"]),
         (&["udp://localhost:7"], &["unknown scheme `udp`"]),
         (&["::1:7"], &["brackets"]),
     ] {
@@ -161,6 +197,12 @@ fn help_shows_every_option_with_its_default_and_version_works() {
         "60s",
         "--backlog",
         "4096",
+        "--max-connections-per-ip",
+        "--reuse-port",
+        "--unix-mode",
+        "--stats-interval",
+        "--metrics",
+        "unix:PATH",
         "--verbose",
         "--quiet",
         "128 + N",
@@ -171,73 +213,6 @@ fn help_shows_every_option_with_its_default_and_version_works() {
     let expected = concat!("echod ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(String::from_utf8_lossy(&version.stdout), expected);
     assert_eq!((help.status.code(), version.status.code()), (Some(0), Some(0)));
-}
-
-#[test]
-fn the_log_follows_v_and_q_and_rust_log_wins() {
-    for (options, rust_log, debug, info) in [
-        (&[][..], None, false, true),
-        (&["-v"], None, true, true),
-        (&["-q"], None, false, false),
-        (&["-q", "-v", "-v"], None, true, true),
-        (&["-qqq"], Some("debug"), true, true),
-        (&["-vv"], Some("off"), false, false),
-    ] {
-        // By way of env, since the helper leaves RUST_LOG out.
-        let mut command = Command::new("env");
-        command.args(rust_log.map(|level| format!("RUST_LOG={level}")));
-        let mut daemon = Daemon::spawn(command.arg(ECHOD).args(options).arg("127.0.0.1:0"));
-        leave(daemon.connect());
-        daemon.last_questions();
-        let log = daemon.log();
-        assert_eq!(log.contains("DEBUG"), debug, "{options:?} {rust_log:?}: {log}");
-        assert_eq!(log.contains("INFO"), info, "{options:?} {rust_log:?}: {log}");
-    }
-}
-
-#[test]
-fn a_stderr_that_nobody_reads_stops_neither_the_echo_nor_the_end() {
-    let (reader, writer) = pipe().expect("pipe");
-    let mut command = Command::new(ECHOD);
-    let mut daemon = Daemon::spawn_logging_to(writer, command.args(["-v", "127.0.0.1:0"]));
-    // Two lines of a hundred bytes each; the pipe holds 64 KiB, the queue a thousand lines.
-    for _ in 0..3000 {
-        let mut stream = daemon.connect();
-        ping(&mut stream, b"still here?");
-    }
-    daemon.last_questions();
-    drop(reader);
-}
-
-#[test]
-fn dropped_log_lines_are_counted_once_stderr_is_read_again() {
-    let (mut reader, writer) = pipe().expect("pipe");
-    let mut command = Command::new(ECHOD);
-    let mut daemon = Daemon::spawn_logging_to(writer, command.args(["-v", "127.0.0.1:0"]));
-    drop(command);
-    for _ in 0..3000 {
-        leave(daemon.connect());
-    }
-    let log = thread::spawn(move || {
-        let mut log = String::new();
-        reader.read_to_string(&mut log).expect("log");
-        log
-    });
-    daemon.last_questions();
-    drop(daemon);
-    let log = log.join().expect("log");
-    assert!(log.contains("log lines were dropped"), "{} bytes of log", log.len());
-}
-
-#[test]
-fn a_stderr_that_is_gone_harms_nothing() {
-    let (reader, writer) = pipe().expect("pipe");
-    drop(reader);
-    let mut command = Command::new(ECHOD);
-    let daemon = Daemon::spawn_logging_to(writer, command.args(["-v", "127.0.0.1:0"]));
-    for _ in 0..100 {
-        ping(&mut daemon.connect(), b"without a log");
-    }
 }
 
 #[test]
@@ -274,23 +249,4 @@ fn an_option_is_obeyed_by_every_connection() {
         let shown = String::from_utf8_lossy(&shown.stdout);
         assert!(shown.contains("timer:(keepalive,"), "no keepalive: {shown}");
     }
-}
-
-#[test]
-fn pid_1_ends_on_sigterm() {
-    if !have("unshare", &["-fp", "true"]) {
-        return;
-    }
-    // PID 1 of a namespace has no default actions: without a handler a signal is ignored.
-    let mut command = Command::new("unshare");
-    command.args(["-fp", "--kill-child", ECHOD, "127.0.0.1:0"]);
-    let mut unshare = Daemon::spawn(&mut command);
-    let mut stream = unshare.connect();
-    ping(&mut stream, b"first process");
-    let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
-    let pid = fs::read_to_string(children).expect("/proc").trim().parse().expect("one child");
-    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("kill");
-    expect_end(&mut stream);
-    drop(stream);
-    assert_eq!(unshare.wait().code(), Some(0));
 }

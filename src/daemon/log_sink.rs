@@ -14,6 +14,8 @@ use std::time::Duration;
 use env_logger::Target;
 use log::LevelFilter;
 
+use crate::cli;
+
 /// Lines that may wait.
 const LINES: usize = 1024;
 
@@ -98,7 +100,9 @@ impl Write for LogSink {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut queue = self.lock();
         if queue.lines.len() < LINES {
-            queue.lines.push_back(one_line(line));
+            // Whatever it quotes, it stays one line, and leaves a terminal alone.
+            let line = cli::one_line(&String::from_utf8_lossy(line));
+            queue.lines.push_back((line + "\n").into());
             self.0.changed.notify_all();
         } else {
             queue.dropped += 1;
@@ -108,28 +112,5 @@ impl Write for LogSink {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Whatever a line quotes, it stays one line, and leaves a terminal alone: control characters are
-/// escaped, here where none can get past.
-fn one_line(text: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(text);
-    let mut line = String::with_capacity(text.len());
-    for c in text.trim_end_matches('\n').chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line.push('\n');
-    line.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_that_quotes_another_stays_one_line() {
-        let line = one_line(b"INFO from a\nERROR forged \x1b[2J\xff\n");
-        assert_eq!(line, "INFO from a\\nERROR forged \\u{1b}[2J\u{fffd}\n".as_bytes());
     }
 }

@@ -190,7 +190,18 @@ impl Daemon {
     /// With a stderr of the test's own; [`Daemon::log`] is empty then.
     #[track_caller]
     pub fn spawn_logging_to(stderr: impl Into<Stdio>, command: &mut Command) -> Daemon {
-        command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        Daemon::spawn_between(Stdio::null(), stderr.into(), command)
+    }
+
+    /// With a stdin of the test's own, such as a socket that is handed over.
+    #[track_caller]
+    pub fn spawn_with_stdin(stdin: impl Into<Stdio>, command: &mut Command) -> Daemon {
+        Daemon::spawn_between(stdin.into(), Stdio::piped(), command)
+    }
+
+    #[track_caller]
+    fn spawn_between(stdin: Stdio, stderr: Stdio, command: &mut Command) -> Daemon {
+        command.env_remove("RUST_LOG").stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().expect("start");
         let log = Arc::new(Mutex::new(String::new()));
         if let Some(stderr) = child.stderr.take() {

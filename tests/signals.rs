@@ -1,0 +1,137 @@
+//! Signals and statistics: what the daemon says of itself while it runs.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{Daemon, eventually, expect_end, have, leave, ping, reset, stuff};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const ECHOD: &str = env!("CARGO_BIN_EXE_echod");
+
+/// Lines of the log with these words.
+fn lines(daemon: &Daemon, words: &str) -> usize {
+    daemon.log().lines().filter(|line| line.contains(words)).count()
+}
+
+#[test]
+fn sigusr1_logs_the_counters_and_changes_nothing() {
+    let daemon = Daemon::start(&[]);
+    let mut stream = daemon.connect();
+    ping(&mut stream, b"twelve bytes");
+    for round in 1..=3 {
+        daemon.signal(Signal::SIGUSR1);
+        eventually("a line of counters", || lines(&daemon, " accepted=") == round);
+    }
+    let counters = daemon.counters();
+    // The daemon's first client was the helper's own.
+    assert_eq!((counters["accepted"], counters["open"]), (2, 1));
+    assert_eq!((counters["bytes_in"], counters["bytes_out"]), (20, 20));
+    assert!(counters["longest_turn_us"] > 0, "{counters:?}");
+    ping(&mut stream, b"and on");
+}
+
+#[test]
+fn sighup_is_logged_and_changes_nothing() {
+    let daemon = Daemon::start(&[]);
+    let mut stream = daemon.connect();
+    daemon.signal(Signal::SIGHUP);
+    eventually("it is logged", || lines(&daemon, "SIGHUP") == 1);
+    ping(&mut stream, b"still the same connection");
+}
+
+#[test]
+fn sigusr2_and_sigpipe_are_ignored() {
+    let daemon = Daemon::start(&[]);
+    let mut stream = daemon.connect();
+    for signal in [Signal::SIGUSR2, Signal::SIGPIPE] {
+        daemon.signal(signal);
+        ping(&mut stream, b"still here");
+    }
+    // Not just later than the pings: the signals that came before this one have been dealt with.
+    daemon.signal(Signal::SIGUSR1);
+    eventually("a line of counters", || lines(&daemon, " accepted=") == 1);
+    ping(&mut stream, b"still here");
+}
+
+#[test]
+fn a_signal_that_only_asks_is_answered_during_the_drain_too() {
+    let mut daemon = Daemon::start(&["--drain-timeout", "1h"]);
+    let mut stalled = daemon.connect();
+    stuff(&mut stalled, &common::pattern(64 * 1024 * 1024, 1));
+    daemon.signal(Signal::SIGTERM);
+    eventually("the drain begins", || lines(&daemon, "draining") == 1);
+    daemon.signal(Signal::SIGUSR1);
+    daemon.signal(Signal::SIGHUP);
+    eventually("a line of counters", || lines(&daemon, " accepted=") == 1);
+    eventually("SIGHUP is logged", || lines(&daemon, "SIGHUP") == 1);
+    daemon.signal(Signal::SIGINT);
+    assert_eq!(daemon.wait().code(), Some(130));
+    daemon.expect_counters_add_up();
+    assert!(daemon.counters()["bytes_unsent"] > 0, "{:?}", daemon.counters());
+}
+
+#[test]
+fn every_stats_interval_there_is_a_line_of_counters() {
+    let daemon = Daemon::start(&["--stats-interval", "50ms"]);
+    eventually("lines of counters", || lines(&daemon, " accepted=1 open=0 ") >= 3);
+    let mut stream = daemon.connect();
+    ping(&mut stream, b"hello");
+    eventually("a line that counts the newcomer", || lines(&daemon, " accepted=2 open=1 ") >= 1);
+}
+
+#[test]
+fn each_connection_is_counted_by_what_ended_it() {
+    let mut daemon = Daemon::start(&["--idle-timeout", "2s", "--drain-timeout", "1s"]);
+    for _ in 0..3 {
+        leave(daemon.connect());
+    }
+    for _ in 0..2 {
+        let mut stream = daemon.connect();
+        ping(&mut stream, b"hello");
+        reset(stream);
+    }
+    let mut idle = daemon.connect();
+    expect_end(&mut idle);
+    drop(idle);
+    daemon.expect_files_back();
+    // One that never reads, and one that the drain finds at rest.
+    let mut stalled = daemon.connect();
+    stuff(&mut stalled, &common::pattern(64 * 1024 * 1024, 1));
+    let mut settled = daemon.connect();
+    ping(&mut settled, b"hello");
+    daemon.signal(Signal::SIGTERM);
+    expect_end(&mut settled);
+    drop(settled);
+    assert_eq!(daemon.wait().code(), Some(0));
+    daemon.expect_counters_add_up();
+    let counters = daemon.counters();
+    let closed =
+        ["peer", "error", "idle", "drain"].map(|cause| counters[&format!("closed_{cause}")]);
+    let cut_off = counters["closed_cut_off"];
+    assert_eq!((closed[0], closed[1]), (4, 2), "{counters:?}");
+    // On a machine that is busy enough the idle timeout comes before the drain's deadline.
+    assert_eq!(closed[2] + closed[3] + cut_off, 3, "{counters:?}");
+    assert!(closed[2] >= 1 && closed[3] >= 1, "{counters:?}");
+}
+
+#[test]
+fn pid_1_ends_on_sigterm() {
+    if !have("unshare", &["-fp", "true"]) {
+        return;
+    }
+    // PID 1 of a namespace has no default actions: without a handler a signal is ignored.
+    let mut command = Command::new("unshare");
+    command.args(["-fp", "--kill-child", ECHOD, "127.0.0.1:0"]);
+    let mut unshare = Daemon::spawn(&mut command);
+    let mut stream = unshare.connect();
+    ping(&mut stream, b"first process");
+    let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
+    let pid = fs::read_to_string(children).expect("/proc").trim().parse().expect("one child");
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("kill");
+    expect_end(&mut stream);
+    drop(stream);
+    assert_eq!(unshare.wait().code(), Some(0));
+}
