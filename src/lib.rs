@@ -34,8 +34,10 @@
 //! 3. [`nonblocking`], what one call can answer, and [`ready`], what is remembered of it;
 //! 4. [`buffer`], where bytes wait, and how little an idle connection costs;
 //! 5. [`Listeners::accept`], what goes wrong with accept;
-//! 6. [`deadline`], how long to sleep, and [`guest`], what else lives on the poll;
-//! 7. the drain, in `server/ending.rs`, and `daemon`, what an operator needs;
+//! 6. [`deadline`], how long to sleep, [`counters`], what was done, and [`guest`], what else lives on
+//!    the poll;
+//! 7. the drain, in `server/ending.rs`, and `daemon`, what an operator needs: signals, metrics, the
+//!    log, the service manager;
 //! 8. `load`, the same from the side that connects: `load::client` is the other state machine,
 //!    `load::share` says when a message is due.
 //!

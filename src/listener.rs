@@ -8,7 +8,7 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use log::{debug, trace};
+use log::trace;
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
@@ -211,10 +211,10 @@ impl Listeners {
                 Err(e) => {
                     turn.budget -= 1;
                     turn.errors += 1;
-                    let trouble = format!("cannot accept on {}: {e}", listener.address);
-                    debug!("{trouble}");
+                    trace!("  accept answers {e}");
                     if mem::replace(&mut turn.last_error, e.raw_os_error()) == e.raw_os_error() {
-                        self.troubles.warn(now, format_args!("{trouble}"));
+                        let address = listener.address.clone();
+                        self.troubles.warn(now, format_args!("cannot accept on {address}: {e}"));
                         self.paused_until = now.checked_add(PAUSE);
                         return None;
                     }

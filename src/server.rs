@@ -16,7 +16,7 @@ use slab::Slab;
 
 use crate::config::Config;
 use crate::connection::{Connection, Tools};
-use crate::counters::{Cause, Counters};
+use crate::counters::Cause;
 use crate::deadline::{Deadlines, after};
 use crate::endpoint::Address;
 use crate::guest::{Guest, TOKENS};
@@ -29,6 +29,7 @@ use crate::throttle::Throttle;
 mod ending;
 
 use ending::Drain;
+pub use ending::{End, Ended, Stopper};
 
 /// Events taken from the kernel in one call; more wait there for the next turn.
 const EVENTS: usize = 1024;
@@ -59,44 +60,6 @@ pub struct Server {
     drain: Option<Drain>,
     end: Option<End>,
     troubles: Throttle,
-}
-
-/// How a run came to its end, and what had been done by then.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
-    /// Why it ended.
-    pub end: End,
-    /// What it did, all connections closed.
-    pub counters: Counters,
-}
-
-/// Why a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Everything that was taken has been given back, but to those that the deadline cut off.
-    Drained {
-        /// How many connections were still owed something at the deadline.
-        cut_off: usize,
-    },
-    /// A guest wished so.
-    Stopped {
-        /// The status that it gave.
-        status: u8,
-    },
-}
-
-/// Ends a server's run from any thread, after a drain.
-#[derive(Debug, Clone)]
-pub struct Stopper(Arc<Waker>);
-
-impl Stopper {
-    /// Asks for the drain and returns. To ask again, or before the run, or after it, does no harm.
-    ///
-    /// # Errors
-    /// Those of mio's waker.
-    pub fn stop(&self) -> io::Result<()> {
-        self.0.wake()
-    }
 }
 
 impl Server {
@@ -151,7 +114,7 @@ impl Server {
 
     /// A handle with which any thread can end the run.
     pub fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.waker))
+        Stopper::new(Arc::clone(&self.waker))
     }
 
     /// Lets something else live on this server's poll.

@@ -49,6 +49,7 @@ pub fn install(level: LevelFilter) -> io::Result<LogSink> {
     env_logger::Builder::new()
         .filter_level(level)
         .parse_default_env()
+        .format_timestamp_millis()
         .target(Target::Pipe(Box::new(sink.clone())))
         .init();
     let writer = sink.clone();

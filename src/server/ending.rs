@@ -1,12 +1,15 @@
 //! How connections end that nothing ends by itself: the idle timeout, the lingering close, the drain.
 
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::info;
+use mio::Waker;
 
-use super::{End, Ended, Server};
+use super::Server;
 use crate::connection::{Connection, LINGER};
-use crate::counters::Cause;
+use crate::counters::{Cause, Counters};
 use crate::deadline::after;
 use crate::guest::Wish;
 use crate::ready::Readiness;
@@ -15,6 +18,48 @@ use crate::socket::Socket;
 /// In a drain, how long nothing must have moved on a connection that owes nothing, before it is taken
 /// to have given back all it took. It covers what was on its way when the stop came.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// How a run came to its end, and what had been done by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Why it ended.
+    pub end: End,
+    /// What it did, all connections closed.
+    pub counters: Counters,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Everything that was taken has been given back, but to those that the deadline cut off.
+    Drained {
+        /// How many connections were still owed something at the deadline.
+        cut_off: usize,
+    },
+    /// A guest wished so.
+    Stopped {
+        /// The status that it gave.
+        status: u8,
+    },
+}
+
+/// Ends a server's run from any thread, after a drain.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<Waker>);
+
+impl Stopper {
+    pub(super) fn new(waker: Arc<Waker>) -> Stopper {
+        Stopper(waker)
+    }
+
+    /// Asks for the drain and returns. To ask again, or before the run, or after it, does no harm.
+    ///
+    /// # Errors
+    /// Those of mio's waker.
+    pub fn stop(&self) -> io::Result<()> {
+        self.0.wake()
+    }
+}
 
 /// What a drain has still to come to.
 pub(super) struct Drain {
