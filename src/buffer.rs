@@ -137,13 +137,16 @@ pub struct Pool {
     page_size: usize,
     #[expect(clippy::vec_box, reason = "a page moves between here and a buffer as one pointer")]
     spare: Vec<Box<Page>>,
+    max_spare: usize,
     lent: usize,
 }
 
 impl Pool {
     /// A pool of pages of `page_size` bytes, at least 1, none of them allocated yet.
     pub fn new(page_size: usize) -> Pool {
-        Pool { page_size: page_size.max(1), spare: Vec::new(), lent: 0 }
+        let page_size = page_size.max(1);
+        let max_spare = (SPARE_BYTES / page_size).max(1);
+        Pool { page_size, spare: Vec::new(), max_spare, lent: 0 }
     }
 
     /// How many pages are with buffers now.
@@ -167,7 +170,7 @@ impl Pool {
             return;
         }
         self.lent -= 1;
-        if self.spare.len() < (SPARE_BYTES / self.page_size).max(1) {
+        if self.spare.len() < self.max_spare {
             (page.start, page.end) = (0, 0);
             self.spare.push(page);
         }

@@ -46,6 +46,7 @@ pub enum Sent {
 ///
 /// # Errors
 /// Any error of recv(2) but `EAGAIN`, which is an answer, and `EINTR`.
+#[inline]
 pub fn recv(stream: &mut impl Read, room: &mut [u8]) -> io::Result<Received> {
     debug_assert!(!room.is_empty());
     match uninterrupted(|| stream.read(room)) {
@@ -61,6 +62,7 @@ pub fn recv(stream: &mut impl Read, room: &mut [u8]) -> io::Result<Received> {
 /// # Errors
 /// Any error of send(2) but `EAGAIN`, which is an answer, and `EINTR`; `WriteZero` for a stream that
 /// takes nothing and does not say why.
+#[inline]
 pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<Sent> {
     debug_assert!(!bytes.is_empty());
     match uninterrupted(|| stream.write(bytes)) {

@@ -2,10 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::net::{RecvFlags, SendFlags};
 
 use crate::nonblocking::Stream;
 
@@ -43,8 +45,8 @@ impl Stream for Socket {
 impl Read for Socket {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         match self {
-            Socket::Tcp(stream) => stream.read(room),
-            Socket::Unix(stream) => stream.read(room),
+            Socket::Tcp(stream) => stream.try_io(|| receive(&*stream, room)),
+            Socket::Unix(stream) => stream.try_io(|| receive(&*stream, room)),
         }
     }
 }
@@ -52,14 +54,25 @@ impl Read for Socket {
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Socket::Tcp(stream) => stream.write(bytes),
-            Socket::Unix(stream) => stream.write(bytes),
+            Socket::Tcp(stream) => stream.try_io(|| send(&*stream, bytes)),
+            Socket::Unix(stream) => stream.try_io(|| send(&*stream, bytes)),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Not by way of the standard library: once a process has a second thread, and ours has one for its
+/// log, libc makes each of its calls a cancellation point (pthreads(7)), which costs as much again as
+/// the rest of the call. These go to the kernel directly.
+fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, room, RecvFlags::empty())?.0)
+}
+
+fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
 }
 
 impl Source for Socket {
