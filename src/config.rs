@@ -37,6 +37,13 @@ pub struct Config {
     /// Lets other processes that also wish it listen on the same TCP port (`SO_REUSEPORT`, socket(7)):
     /// the kernel spreads the connections.
     pub reuse_port: bool,
+    /// After an event, ask for the next ones without sleeping for this long before waiting: one
+    /// connection's round trip is mostly going to sleep and waking up. It costs a processor while there
+    /// is traffic, and nothing when there is none. `None` always sleeps.
+    pub busy_poll: Option<Duration>,
+    /// TCP congestion control of the connections, one of those that the kernel has (tcp(7),
+    /// `TCP_CONGESTION`); `None` is the system's choice. On Linux and FreeBSD only.
+    pub congestion: Option<String>,
     /// Permissions of a Unix socket, at most 0o777; `None` is 0o666 less the umask.
     pub unix_mode: Option<u32>,
 }
@@ -53,6 +60,8 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
             backlog: 4096,
             reuse_port: false,
+            busy_poll: None,
+            congestion: None,
             unix_mode: None,
         }
     }

@@ -55,6 +55,9 @@ pub struct Server {
     run_queue: VecDeque<usize>,
     deadlines: Deadlines,
     max_connections: usize,
+    busy_poll: Option<Duration>,
+    /// Until when to ask without sleeping.
+    busy_until: Option<Instant>,
     idle_timeout: Option<Duration>,
     drain_timeout: Duration,
     drain: Option<Drain>,
@@ -98,6 +101,8 @@ impl Server {
             run_queue: VecDeque::new(),
             deadlines: Deadlines::default(),
             max_connections: config.max_connections,
+            busy_poll: config.busy_poll,
+            busy_until: None,
             idle_timeout: config.idle_timeout,
             drain_timeout: config.drain_timeout,
             drain: None,
@@ -159,15 +164,20 @@ impl Server {
             self.tools.now = Instant::now();
             match answer {
                 // A debugger or a SIGCONT: wait again, for what is left of the time.
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                answer => return answer,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                answer => answer?,
             }
+            if !events.is_empty() {
+                self.busy_until = after(self.tools.now, self.busy_poll);
+            }
+            return Ok(());
         }
     }
 
     /// Exactly until there is something to do that no event will announce.
     fn timeout(&self) -> Option<Duration> {
-        if !self.run_queue.is_empty() {
+        let busy = self.busy_until.is_some_and(|until| self.tools.now < until);
+        if busy || !self.run_queue.is_empty() {
             return Some(Duration::ZERO);
         }
         let has_room = self.connections.len() < self.max_connections;

@@ -128,6 +128,15 @@ fn a_service_that_is_unknown_is_one_clear_line() {
 }
 
 #[test]
+fn a_congestion_control_that_the_kernel_lacks_is_one_clear_line() {
+    expect_error(
+        Command::new(ECHOD).args(["--congestion", "no-such", "127.0.0.1:0"]),
+        1,
+        &["congestion control `no-such`", "tcp_available_congestion_control"],
+    );
+}
+
+#[test]
 fn an_address_of_another_machine_is_one_clear_line() {
     expect_error(
         Command::new(ECHOD).arg("203.0.113.1:0"),
@@ -200,6 +209,8 @@ fn help_shows_every_option_with_its_default_and_version_works() {
         "--max-connections-per-ip",
         "--reuse-port",
         "--unix-mode",
+        "--busy-poll",
+        "--congestion",
         "--stats-interval",
         "--metrics",
         "unix:PATH",

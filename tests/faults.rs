@@ -891,3 +891,35 @@ fn a_connection_is_registered_once_and_never_again() {
     assert_eq!(calls.matches("EPOLL_CTL_ADD").count(), 21, "{calls}");
     assert_eq!(calls.lines().count(), 21, "{calls}");
 }
+
+#[test]
+#[cfg_attr(mio_unsupported_force_poll_poll, ignore = "there is no epoll_wait over poll(2)")]
+fn busy_polling_asks_without_sleeping_for_its_time_and_then_sleeps() {
+    if !have_strace() {
+        return;
+    }
+    let output = Output::new("epoll_wait");
+    let options = ["--busy-poll", "1ms"];
+    let daemon = traced(&["-o", output.path(), "-e", "trace=epoll_wait"], &options);
+    let mut stream = daemon.connect();
+    // Between two tries goes more time by than it polls for.
+    eventually("it has polled, and it has slept", || {
+        ping(&mut stream, b"hello");
+        let waits = output.text();
+        waits.matches(", 0) = 0").count() > 20 && waits.matches(", -1) = 1").count() > 3
+    });
+}
+
+#[test]
+fn the_congestion_control_that_was_asked_for_is_that_of_every_connection() {
+    if !have("ss", &["-V"]) {
+        return;
+    }
+    let daemon = Daemon::start(&["--congestion", "reno"]);
+    let mut stream = daemon.connect();
+    ping(&mut stream, b"hello");
+    let port = format!("sport = :{}", daemon.address().port());
+    let shown = Command::new("ss").args(["-tnoiH", "state", "established", &port]).output();
+    let shown = String::from_utf8(shown.expect("ss").stdout).expect("text");
+    assert!(shown.contains(" reno "), "{shown}");
+}

@@ -593,7 +593,7 @@ fn the_report_has_the_documented_keys() {
         (
             "/parameters",
             "connections threads length pipeline rate connect_rate reconnect half_close duration_s \
-             requests warm_up_s timeout_s source_ips seed",
+             requests warm_up_s timeout_s source_ips busy_poll_s seed",
         ),
         ("/connections", "requested established failed lost"),
         ("/messages", "sent echoed corrupt timed_out"),

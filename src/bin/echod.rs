@@ -71,6 +71,15 @@ struct Options {
     #[arg(long)]
     reuse_port: bool,
 
+    /// After an event, poll without sleeping for up to that long before waiting: lower latency for
+    /// processor time, such as 100us; 0 is never
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
+    busy_poll: Duration,
+
+    /// TCP congestion control of the connections, one that the kernel has [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
+
     /// Permissions of a Unix socket, octal [default: 666 less the umask]
     #[arg(long, value_name = "OCTAL", value_parser = units::mode)]
     unix_mode: Option<u32>,
@@ -194,6 +203,8 @@ impl Options {
             drain_timeout: self.drain_timeout,
             backlog: self.backlog.try_into().unwrap_or(u32::MAX),
             reuse_port: self.reuse_port,
+            busy_poll: optional(self.busy_poll),
+            congestion: self.congestion.clone(),
             unix_mode: self.unix_mode,
         }
     }

@@ -109,6 +109,11 @@ struct Options {
     #[arg(long, value_name = "EXPR")]
     fail_if: Vec<Threshold>,
 
+    /// After an event, poll without sleeping for up to that long before waiting, such as 100us: latency
+    /// that is the server's and not the wake-up's; 0 is never
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
+    busy_poll: Duration,
+
     /// Of the payload [default: random, and printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -256,6 +261,7 @@ impl Options {
                 Some(interval) => optional(interval),
                 None => watched.then_some(Duration::from_secs(1)),
             },
+            busy_poll: optional(self.busy_poll),
             seed: self.seed.unwrap_or_else(random),
         })
     }

@@ -128,10 +128,35 @@ fn set_inherited(socket: &Socket, config: &Config) -> io::Result<()> {
     // An echo is sent as it comes: Nagle's algorithm would hold a small one back until the peer has
     // acknowledged the one before.
     socket.set_tcp_nodelay(true)?;
+    if let Some(name) = &config.congestion {
+        set_congestion(socket, name)?;
+    }
     match config.keepalive {
         Some(idle) => set_keepalive(socket, idle),
         None => Ok(()),
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+fn set_congestion(socket: &Socket, name: &str) -> io::Result<()> {
+    socket.set_tcp_congestion(name.as_bytes()).map_err(|e| {
+        let advice = match e.kind() {
+            ErrorKind::NotFound => {
+                "those that it has are in net.ipv4.tcp_available_congestion_control"
+            }
+            _ => "those that anybody may use are in net.ipv4.tcp_allowed_congestion_control",
+        };
+        let why = format!("the kernel refuses the congestion control `{name}`: {e}; {advice}");
+        io::Error::other(why)
+    })
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+fn set_congestion(_: &Socket, _: &str) -> io::Result<()> {
+    Err(io::Error::new(
+        ErrorKind::Unsupported,
+        "congestion control cannot be chosen on this system",
+    ))
 }
 
 /// A peer that vanishes says nothing. After `idle` without a byte the kernel asks, three times, a

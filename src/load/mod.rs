@@ -78,6 +78,8 @@ pub struct Plan {
     pub timeout: Option<Duration>,
     /// How often to report what was measured so far.
     pub interval: Option<Duration>,
+    /// After an event, ask for the next ones without sleeping for this long before waiting.
+    pub busy_poll: Option<Duration>,
     /// Of the payload.
     pub seed: u64,
 }

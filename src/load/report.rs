@@ -87,6 +87,7 @@ struct Parameters {
     warm_up_s: f64,
     timeout_s: Option<f64>,
     source_ips: Vec<IpAddr>,
+    busy_poll_s: Option<f64>,
     seed: u64,
 }
 
@@ -187,6 +188,7 @@ impl Report {
                 warm_up_s: plan.warm_up.as_secs_f64(),
                 timeout_s: plan.timeout.map(|timeout| timeout.as_secs_f64()),
                 source_ips: plan.sources.clone(),
+                busy_poll_s: plan.busy_poll.map(|busy_poll| busy_poll.as_secs_f64()),
                 seed: plan.seed,
             },
             elapsed_s: measured.elapsed.as_secs_f64(),

@@ -109,6 +109,9 @@ pub(crate) struct Worker {
     turned_away: Option<TurnedAway>,
     deadlines: Deadlines,
     timeout: Option<Duration>,
+    busy_poll: Option<Duration>,
+    /// Until when to ask without sleeping.
+    busy_until: Option<Instant>,
     interval: Option<Duration>,
     samples_sent: u32,
     /// The clock, read once a turn, in both its forms; a message that comes back has it read anew.
@@ -159,6 +162,8 @@ impl Worker {
             turned_away: None,
             deadlines: Deadlines::default(),
             timeout: plan.timeout,
+            busy_poll: plan.busy_poll,
+            busy_until: None,
             interval: plan.interval,
             samples_sent: 0,
             turn: 0,
@@ -232,7 +237,8 @@ impl Worker {
         loop {
             let due = self.share.next_due().map(|(due, _)| self.instant(due));
             let mut timeout = self.timeout().map(|at| at.saturating_duration_since(self.now));
-            if !self.run_queue.is_empty() {
+            let busy = self.busy_until.is_some_and(|until| self.now < until);
+            if busy || !self.run_queue.is_empty() {
                 timeout = Some(Duration::ZERO);
             } else if let Some(due) = due {
                 let wait = due.saturating_duration_since(self.instant(self.share.now()));
@@ -246,9 +252,13 @@ impl Worker {
             self.turn = self.share.now();
             self.now = self.instant(self.turn);
             match answer {
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                answer => return answer,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                answer => answer?,
             }
+            if !events.is_empty() {
+                self.busy_until = after(self.now, self.busy_poll);
+            }
+            return Ok(());
         }
     }
 

@@ -164,6 +164,9 @@ impl fmt::Display for Parameters {
         if let Some(rate) = self.connect_rate {
             write!(f, ", {rate} new connections/s")?;
         }
+        if self.busy_poll_s.is_some() {
+            f.write_str(", polling without sleep")?;
+        }
         write!(f, "; seed {}", self.seed)
     }
 }
