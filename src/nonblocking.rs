@@ -74,10 +74,9 @@ pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<Sent> {
 }
 
 fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            answer => return answer,
-        }
+    let mut answer = call();
+    while matches!(&answer, Err(e) if e.kind() == ErrorKind::Interrupted) {
+        answer = call();
     }
+    answer
 }

@@ -45,11 +45,13 @@ impl fmt::Display for Readiness {
 /// An end, an error or a hang-up may come with any bits or with none: ask both calls.
 impl From<&Event> for Readiness {
     fn from(event: &Event) -> Readiness {
-        let ask_both = event.is_error() || event.is_read_closed() || event.is_write_closed();
+        if event.is_error() || event.is_read_closed() || event.is_write_closed() {
+            return Readiness::ALL;
+        }
         Readiness {
-            readable: ask_both || event.is_readable(),
-            writable: ask_both || event.is_writable(),
-            to_the_end: ask_both || event.is_priority(),
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            to_the_end: event.is_priority(),
         }
     }
 }
