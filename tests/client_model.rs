@@ -412,7 +412,7 @@ impl<const SHORT: bool> Model<SHORT> {
     }
 
     fn is_runnable(&self) -> bool {
-        self.client.is_runnable(&self.world.borrow().setup.manner)
+        self.client.is_runnable()
     }
 
     fn act(&mut self, script: &[Action]) {
@@ -691,7 +691,7 @@ fn a_connection_for_one_message_sends_it_and_ends() {
         let mut model = Model::<true>::new(setup);
         let key = model.client.received().key();
         let socket = Socket(Rc::clone(&model.world));
-        model.client = Client::new(socket, 3, key, &setup.manner, 0).for_one(1);
+        model.client = Client::new(socket, 3, key, &setup.manner, 0).for_one(1, &setup.manner);
         {
             let mut world = model.world();
             world.messages.push(None);

@@ -17,6 +17,7 @@
 //! at once, for a message may be larger than all the buffers between here and there, and who sends all
 //! of it first waits for ever.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -70,7 +71,7 @@ pub enum Next {
 }
 
 /// A message that is not back yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flight {
     /// When it should have been sent.
     pub due: Nanos,
@@ -132,18 +133,15 @@ pub struct Client<S> {
     slot: usize,
     /// There is nothing more to say.
     said_all: bool,
-    /// Messages taken on, and back.
-    taken_on: u64,
+    /// Messages that are back.
     echoed: u64,
-    /// The last send left something behind. Messages of which it took nothing were marked as sent when
-    /// they were taken on, and are marked anew when they leave.
-    held_up: bool,
+    /// Messages that were taken on and are not, the oldest first.
+    flights: VecDeque<Flight>,
+    /// Bytes of them that were not handed to the kernel yet.
+    owed: u64,
     /// How much of the stream was handed to the kernel, and how much has come back.
     sent: Cursor,
     received: Cursor,
-    /// The messages between `echoed` and `taken_on`: a ring, in which a message has the place that the
-    /// low bits of its number name.
-    flights: Box<[Flight]>,
     /// When bytes last came; before any did, when the connection stood, or when its connect began.
     moved: Nanos,
 }
@@ -152,28 +150,25 @@ impl<S: Dialed> Client<S> {
     /// A client whose connect began at `now`. `slot` is its place among the connections of its loop,
     /// `key` its stream.
     pub fn new(stream: S, slot: usize, key: Key, manner: &Manner, now: Nanos) -> Client<S> {
-        let flights = vec![Flight::default(); manner.pipeline.next_power_of_two()].into();
         Client {
             socket: Latched::new(stream),
             state: State::Connecting,
             slot,
             said_all: false,
-            taken_on: 0,
             echoed: 0,
-            held_up: false,
+            flights: VecDeque::with_capacity(manner.pipeline),
+            owed: 0,
             sent: Cursor::new(key),
             received: Cursor::new(key),
-            flights,
             moved: now,
         }
     }
 
     /// The same for a connection that is made for a single message, which was due then.
     #[must_use]
-    pub fn for_one(mut self, due: Nanos) -> Client<S> {
-        self.flights[0] = Flight { due, sent: self.moved };
-        self.held_up = true;
-        self.taken_on = 1;
+    pub fn for_one(mut self, due: Nanos, manner: &Manner) -> Client<S> {
+        self.flights.push_back(Flight { due, sent: self.moved });
+        self.owed = manner.length;
         self.said_all = true;
         self
     }
@@ -205,23 +200,15 @@ impl<S: Dialed> Client<S> {
 
     /// Since when it has waited for the peer: for the connection, for a message, or for the end.
     pub fn waiting_since(&self) -> Option<Nanos> {
-        if self.is_waiting() {
-            return Some(self.flights[self.place(self.echoed)].sent);
+        match self.flights.front() {
+            Some(flight) => Some(flight.sent),
+            None => (self.state != State::Open).then_some(self.moved),
         }
-        (self.state != State::Open).then_some(self.moved)
     }
 
     /// Messages taken on that are not back.
     pub fn in_flight(&self) -> u64 {
-        self.taken_on - self.echoed
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.echoed < self.taken_on
-    }
-
-    fn place(&self, message: u64) -> usize {
-        message as usize & (self.flights.len() - 1)
+        self.flights.len() as u64
     }
 
     /// Latches what an event said; see [`Latched::latch`].
@@ -230,14 +217,12 @@ impl<S: Dialed> Client<S> {
     }
 
     /// Whether a wanted call may be ready. While connecting, only an event can tell.
-    pub fn is_runnable(&self, manner: &Manner) -> bool {
-        let ready =
-            self.socket.is_readable() || self.wants_send(manner) && self.socket.is_writable();
-        self.state != State::Connecting && ready
+    pub fn is_runnable(&self) -> bool {
+        self.state != State::Connecting && (self.socket.is_readable() || self.may_send())
     }
 
-    fn wants_send(&self, manner: &Manner) -> bool {
-        self.sent.offset() < self.taken_on * manner.length
+    fn may_send(&self) -> bool {
+        self.owed > 0 && self.socket.is_writable()
     }
 
     /// Makes at most one call in each direction, so that no client keeps the others waiting.
@@ -278,38 +263,41 @@ impl<S: Dialed> Client<S> {
                 Received::WouldBlock => {}
             }
         }
+        if self.may_send() {
+            self.depart(tools.manner.length, now);
+        }
         self.take_on(&tools.manner, load, now);
-        if self.wants_send(&tools.manner) && self.socket.is_writable() {
-            self.send(tools, now).map_err(Failure::Lost)?;
+        if self.may_send() {
+            self.send(tools).map_err(Failure::Lost)?;
         }
         if self.said_all {
             return self.conclude(&tools.manner);
         }
-        Ok(self.progress(&tools.manner))
+        Ok(self.progress())
     }
 
-    fn progress(&self, manner: &Manner) -> Progress {
-        if self.is_runnable(manner) { Progress::Again } else { Progress::Blocked }
+    fn progress(&self) -> Progress {
+        if self.is_runnable() { Progress::Again } else { Progress::Blocked }
     }
 
     /// There is nothing more to say.
     #[cold]
     fn conclude(&mut self, manner: &Manner) -> Result<Progress, Failure> {
         if manner.half_close {
-            if self.state == State::Open && !self.wants_send(manner) {
+            if self.state == State::Open && self.owed == 0 {
                 self.socket.stream().shutdown_write().map_err(Failure::Lost)?;
                 self.state = State::HalfClosed;
             }
-        } else if !self.is_waiting() && !self.socket.is_readable() {
+        } else if self.flights.is_empty() && !self.socket.is_readable() {
             return Ok(Progress::Done);
         }
-        Ok(self.progress(manner))
+        Ok(self.progress())
     }
 
     /// Zero bytes: the server has finished sending.
     #[cold]
     fn ended(&self) -> Result<Progress, Failure> {
-        if self.said_all && !self.is_waiting() {
+        if self.said_all && self.flights.is_empty() {
             return Ok(Progress::Done);
         }
         Err(Failure::Lost(ErrorKind::UnexpectedEof.into()))
@@ -331,9 +319,8 @@ impl<S: Dialed> Client<S> {
         while self.has_room(manner) {
             match load.next(self.slot, now) {
                 Next::Due(due) => {
-                    let place = self.place(self.taken_on);
-                    self.flights[place] = Flight { due, sent: now };
-                    self.taken_on += 1;
+                    self.flights.push_back(Flight { due, sent: now });
+                    self.owed += manner.length;
                 }
                 Next::NotYet => break,
                 Next::Never => self.said_all = true,
@@ -353,30 +340,25 @@ impl<S: Dialed> Client<S> {
     }
 
     fn has_room(&self, manner: &Manner) -> bool {
-        !self.said_all && self.taken_on - self.echoed < manner.pipeline as u64
+        !self.said_all && self.flights.len() < manner.pipeline
     }
 
-    fn send(&mut self, tools: &mut Tools, now: Nanos) -> io::Result<()> {
-        if self.held_up {
-            self.depart(tools.manner.length, now);
-        }
-        let left = self.taken_on * tools.manner.length - self.sent.offset();
-        let bytes = &mut tools.chunk[..left.min(CHUNK as u64) as usize];
-        tools.payload.fill(self.sent, bytes);
+    fn send(&mut self, tools: &mut Tools) -> io::Result<()> {
+        let length = self.owed.min(CHUNK as u64) as usize;
+        let bytes = tools.payload.bytes(self.sent, length, &mut tools.chunk);
         if let Sent::Bytes(n) = self.socket.send(bytes)? {
             self.sent.advance(n);
+            self.owed -= n as u64;
         }
-        self.held_up = self.wants_send(&tools.manner);
         Ok(())
     }
 
-    /// Messages that were held up are sent now, not when they were taken on.
+    /// Messages of which no send has taken anything yet leave now, not when they were taken on.
     #[cold]
     fn depart(&mut self, length: u64, now: Nanos) {
-        self.held_up = false;
-        for message in self.sent.offset().div_ceil(length)..self.taken_on {
-            let place = self.place(message);
-            self.flights[place].sent = now;
+        let gone = self.sent.offset().div_ceil(length) - self.echoed;
+        for flight in self.flights.range_mut(gone as usize..) {
+            flight.sent = now;
         }
     }
 
@@ -390,16 +372,15 @@ impl<S: Dialed> Client<S> {
     ) -> Result<(), Failure> {
         self.moved = now;
         let got = &tools.chunk[..n];
-        let expected = (n as u64).min(self.sent.offset() - self.received.offset()) as usize;
-        let right = if tools.payload.is_right(self.received, &got[..expected]) {
-            expected
-        } else {
-            tools.payload.count_right(self.received, &got[..expected])
-        };
+        let under_way = self.sent.offset() - self.received.offset();
+        let expected = &got[..under_way.min(n as u64) as usize];
+        let right = tools.payload.count_right(self.received, expected);
         self.received.advance(right);
-        while (self.echoed + 1) * tools.manner.length <= self.received.offset() {
-            load.echoed(self.flights[self.place(self.echoed)], now);
+        while (self.echoed + 1) * tools.manner.length <= self.received.offset()
+            && let Some(flight) = self.flights.pop_front()
+        {
             self.echoed += 1;
+            load.echoed(flight, now);
         }
         if right < n { Err(corrupt(&got[right..])) } else { Ok(()) }
     }

@@ -6,7 +6,7 @@
 //! shows, wherever it strayed from.
 
 /// A stream is made of blocks, and each block is a piece of the noise, from a place that its key and
-/// number choose. To make bytes is to copy them, and to check them is to compare.
+/// number choose. To make bytes is to find them there, and to check them is to compare.
 const BLOCK: usize = 4096;
 
 /// Places in the noise. Two blocks that have the same one would hide a swap between them: one pair in
@@ -23,7 +23,7 @@ const SEARCH: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct Payload {
     seed: u64,
-    noise: Box<[u8]>,
+    noise: Box<[u8; NOISE + BLOCK]>,
 }
 
 /// One connection's stream.
@@ -35,8 +35,8 @@ pub struct Key(u64);
 pub struct Cursor {
     key: Key,
     offset: u64,
-    /// Where in the noise the block is that the offset is in.
-    block_at: usize,
+    /// Chooses where in the noise the block is that the offset is in.
+    block: u64,
 }
 
 impl Cursor {
@@ -46,8 +46,7 @@ impl Cursor {
     }
 
     fn at(key: Key, offset: u64) -> Cursor {
-        let block_at = mix(key.0.wrapping_add(offset / BLOCK as u64)) as usize % NOISE;
-        Cursor { key, offset, block_at }
+        Cursor { key, offset, block: mix(key.0.wrapping_add(offset / BLOCK as u64)) }
     }
 
     /// The stream that it is a place in.
@@ -87,8 +86,7 @@ pub enum Fault {
 impl Payload {
     /// The streams of this seed.
     pub fn new(seed: u64) -> Payload {
-        let words = (0..(NOISE + BLOCK) as u64 / 8).map(|i| mix(seed ^ mix(i)));
-        Payload { seed, noise: words.flat_map(u64::to_le_bytes).collect() }
+        Payload { seed, noise: noise(seed) }
     }
 
     /// The stream of the connection with this number.
@@ -96,35 +94,39 @@ impl Payload {
         Key(mix(self.seed.wrapping_add(mix(connection))))
     }
 
+    /// The bytes that follow a place: lent as they stand in the noise, or, where they cross into
+    /// another block, put together in `room`. Most messages do not cross.
+    pub fn bytes<'a>(&'a self, at: Cursor, length: usize, room: &'a mut [u8]) -> &'a [u8] {
+        if let Some(bytes) = self.rest(at).get(..length) {
+            return bytes;
+        }
+        let room = &mut room[..length];
+        self.fill(at, room);
+        room
+    }
+
     /// Writes the bytes that follow a place.
-    pub fn fill(&self, at: Cursor, out: &mut [u8]) {
-        let piece = self.piece(&at, out.len());
-        let (now, later) = out.split_at_mut(piece.len());
-        now.copy_from_slice(piece);
-        if !later.is_empty() {
-            self.fill_across(at, piece.len(), later);
+    #[cold]
+    pub fn fill(&self, mut at: Cursor, mut out: &mut [u8]) {
+        while !out.is_empty() {
+            let piece = self.piece(at, out.len());
+            let (now, later) = out.split_at_mut(piece.len());
+            now.copy_from_slice(piece);
+            at.advance(piece.len());
+            out = later;
         }
     }
 
-    /// The rest of what crosses into other blocks; most messages do not.
-    #[cold]
-    fn fill_across(&self, mut at: Cursor, done: usize, out: &mut [u8]) {
-        at.advance(done);
-        self.fill(at, out);
-    }
-
-    /// Whether all bytes are those that follow a place; false too where they cross into another block,
-    /// and have to be counted.
-    pub fn is_right(&self, at: Cursor, got: &[u8]) -> bool {
-        self.piece(&at, got.len()) == got
-    }
-
     /// How many bytes are those that follow a place.
+    pub fn count_right(&self, at: Cursor, got: &[u8]) -> usize {
+        if self.rest(at).starts_with(got) { got.len() } else { self.count_by_piece(at, got) }
+    }
+
     #[cold]
-    pub fn count_right(&self, mut at: Cursor, got: &[u8]) -> usize {
+    fn count_by_piece(&self, mut at: Cursor, got: &[u8]) -> usize {
         let mut left = got;
         while !left.is_empty() {
-            let piece = self.piece(&at, left.len());
+            let piece = self.piece(at, left.len());
             let (now, later) = left.split_at(piece.len());
             if now != piece {
                 let right = now.iter().zip(piece).take_while(|(got, sent)| got == sent).count();
@@ -136,10 +138,15 @@ impl Payload {
         got.len()
     }
 
-    /// The bytes from there to the end of the block, at most `length` of them.
-    fn piece(&self, at: &Cursor, length: usize) -> &[u8] {
-        let start = at.offset as usize % BLOCK;
-        &self.noise[at.block_at + start..][..length.min(BLOCK - start)]
+    /// The bytes from there to the end of the block.
+    fn rest(&self, at: Cursor) -> &[u8] {
+        &self.noise[at.block as usize % NOISE..][..BLOCK][at.offset as usize % BLOCK..]
+    }
+
+    /// At most `length` of them.
+    fn piece(&self, at: Cursor, length: usize) -> &[u8] {
+        let rest = self.rest(at);
+        &rest[..length.min(rest.len())]
     }
 
     /// What happened to bytes of which the first is wrong, and should have been the one `at` this place.
@@ -170,6 +177,12 @@ impl Payload {
             None => Fault::Changed,
         }
     }
+}
+
+fn noise(seed: u64) -> Box<[u8; NOISE + BLOCK]> {
+    let words = (0..(NOISE + BLOCK) as u64 / 8).map(|i| mix(seed ^ mix(i)));
+    let bytes: Box<[u8]> = words.flat_map(u64::to_le_bytes).collect();
+    bytes.try_into().expect("eight bytes a word")
 }
 
 /// The finalizer of `SplitMix64`: every bit of the input touches every bit of the output.

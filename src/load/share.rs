@@ -1,5 +1,6 @@
 //! One loop's share of the load: when each message is due, and what is counted of it.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::load::client::{Flight, Load, Nanos, Next};
@@ -43,11 +44,15 @@ pub struct Share {
     /// Closed loop: measured messages that may still be taken on by this loop; likewise.
     quota: u64,
     reconnect: bool,
+    /// Closed loop, on connections that stay: when a message is due at once, and is measured.
+    at_once: Range<Nanos>,
     slots: Vec<Slot>,
     /// Open loop: how many of this loop's messages have become due.
     due_count: u64,
     /// What was counted.
     pub tally: Tally,
+    /// Connects under way.
+    pub connecting: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -91,9 +96,11 @@ impl Share {
             messages,
             quota,
             reconnect: plan.reconnect,
+            at_once: 0..0,
             slots: vec![Slot::default(); slots],
             due_count: 0,
             tally: Tally::new(slots),
+            connecting: 0,
         }
     }
 
@@ -112,6 +119,9 @@ impl Share {
         self.start = Some(start);
         self.measured_from = start.saturating_add(self.warm_up);
         self.end = start.saturating_add(self.duration);
+        if self.interval.is_none() && !self.reconnect {
+            self.at_once = self.measured_from..self.end;
+        }
     }
 
     /// When the messages began, if they have.
@@ -151,17 +161,12 @@ impl Share {
     }
 
     /// The slot's next message, which stays untouched.
-    #[inline]
     pub fn peek(&self, slot: usize, now: Nanos) -> Next {
         let Some(start) = self.start else { return Next::NotYet };
-        if self.interval.is_none() && !self.reconnect {
-            let over = now >= self.end || self.quota == 0 && self.is_measured(now);
-            return if over { Next::Never } else { Next::Due(now) };
-        }
         let (over, due) = match self.interval {
             None => {
                 let over = now >= self.end || self.quota == 0 && self.is_measured(now);
-                (over, self.slots[slot].free_since)
+                (over, if self.reconnect { self.slots[slot].free_since } else { now })
             }
             Some(interval) => {
                 let round = self.slots[slot].taken_on;
@@ -210,13 +215,10 @@ impl Share {
         self.tally.lag_count += 1;
     }
 
-    fn is_measured(&self, due: Nanos) -> bool {
-        due >= self.measured_from
-    }
-}
-
-impl Load for Share {
-    fn next(&mut self, slot: usize, now: Nanos) -> Next {
+    /// What [`next`](Load::next) says in any other case. Were it inlined, the usual case would pay for
+    /// what only the others look at.
+    #[inline(never)]
+    fn decide(&mut self, slot: usize, now: Nanos) -> Next {
         let next = self.peek(slot, now);
         if let Next::Due(due) = next {
             if self.interval.is_some() {
@@ -230,11 +232,27 @@ impl Load for Share {
         next
     }
 
+    fn is_measured(&self, due: Nanos) -> bool {
+        due >= self.measured_from
+    }
+}
+
+impl Load for Share {
+    fn next(&mut self, slot: usize, now: Nanos) -> Next {
+        if self.quota > 0 && self.at_once.contains(&now) {
+            self.quota -= 1;
+            self.tally.sent += 1;
+            return Next::Due(now);
+        }
+        self.decide(slot, now)
+    }
+
     fn is_over(&self, slot: usize, now: Nanos) -> bool {
         self.peek(slot, now) == Next::Never
     }
 
     fn connected(&mut self, slot: usize, dialed: Nanos, now: Nanos) {
+        self.connecting -= 1;
         self.tally.established += 1;
         self.tally.connect.saturating_record(now.saturating_sub(dialed));
         // Where connections come at a rate, and the messages are not counted, none is due before its

@@ -36,13 +36,18 @@ impl Times {
 
     /// A message that is back.
     pub fn record(&mut self, flight: Flight, now: Nanos) {
-        let service = now.saturating_sub(flight.sent);
         if flight.due == flight.sent {
-            self.both.saturating_record(service);
+            self.both.saturating_record(now.saturating_sub(flight.sent));
         } else {
-            self.due.saturating_record(now.saturating_sub(flight.due));
-            self.sent.saturating_record(service);
+            self.record_apart(flight, now);
         }
+    }
+
+    /// Not inlined, for the same reason as `Share::decide`.
+    #[inline(never)]
+    fn record_apart(&mut self, flight: Flight, now: Nanos) {
+        self.due.saturating_record(now.saturating_sub(flight.due));
+        self.sent.saturating_record(now.saturating_sub(flight.sent));
     }
 
     /// From the moment when a message was due to its last byte.

@@ -14,7 +14,7 @@ use slab::Slab;
 use crate::deadline::{Deadlines, after};
 use crate::guest::{Guest, Wish};
 use crate::load::alarm::Alarm;
-use crate::load::client::{Client, Failure, Load, Manner, Nanos, Tools};
+use crate::load::client::{Client, Load, Manner, Nanos, Tools};
 use crate::load::dial::Dialer;
 use crate::load::payload::Payload;
 use crate::load::share::Share;
@@ -102,7 +102,6 @@ pub(crate) struct Worker {
     active: usize,
     run_queue: VecDeque<usize>,
     dial_queue: VecDeque<usize>,
-    connecting: usize,
     /// Connects begun.
     dialed: u64,
     dial_interval: Option<Duration>,
@@ -154,7 +153,6 @@ impl Worker {
             active: slots,
             run_queue: VecDeque::new(),
             dial_queue: VecDeque::new(),
-            connecting: 0,
             dialed: 0,
             dial_interval: plan
                 .connect_rate
@@ -279,15 +277,10 @@ impl Worker {
     /// The waker and the alarm are no clients: they have done their work by ending the wait.
     fn ready(&mut self, key: usize, said: Readiness) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        let was_queued = !self.run_queue.is_empty() && client.is_runnable(&self.tools.manner);
+        let was_queued = client.is_runnable();
         client.latch(said);
-        if was_queued {
-            return;
-        }
-        let was_connecting = client.is_connecting();
-        match client.drive(&mut self.tools, &mut self.share, self.turn) {
-            Ok(Progress::Blocked) if !was_connecting => {}
-            progress => self.driven(key, was_connecting, progress),
+        if !was_queued {
+            self.drive(key, self.turn);
         }
     }
 
@@ -301,17 +294,7 @@ impl Worker {
     }
 
     fn drive(&mut self, key: usize, now: Nanos) {
-        let client = &mut self.clients[key];
-        let was_connecting = client.is_connecting();
-        let progress = client.drive(&mut self.tools, &mut self.share, now);
-        self.driven(key, was_connecting, progress);
-    }
-
-    fn driven(&mut self, key: usize, was_connecting: bool, progress: Result<Progress, Failure>) {
-        if was_connecting && !self.clients[key].is_connecting() {
-            self.connecting -= 1;
-        }
-        match progress {
+        match self.clients[key].drive(&mut self.tools, &mut self.share, now) {
             Ok(Progress::Blocked) => {}
             Ok(Progress::Again) => self.run_queue.push_back(key),
             Ok(Progress::Done) => {
@@ -346,7 +329,7 @@ impl Worker {
     /// still connects has nothing to say.
     fn poke(&mut self, key: usize, now: Nanos) {
         let client = &self.clients[key];
-        if !client.is_connecting() && !client.is_runnable(&self.tools.manner) {
+        if !client.is_connecting() && !client.is_runnable() {
             self.drive(key, now);
         }
     }
@@ -357,7 +340,7 @@ impl Worker {
     }
 
     fn begin(&mut self) {
-        if !self.settled && self.dial_queue.is_empty() && self.connecting == 0 {
+        if !self.settled && self.dial_queue.is_empty() && self.share.connecting == 0 {
             self.settle();
         }
         if self.share.start().is_none()
@@ -427,7 +410,7 @@ impl Worker {
             elapsed: self.now.saturating_duration_since(start),
             echoed: tally.echoed,
             latency: tally.times.latency(),
-            up: self.clients.len() - self.connecting,
+            up: self.clients.len() - self.share.connecting,
             errors: tally.errors.values().sum(),
         });
     }

@@ -49,7 +49,7 @@ impl Worker {
 
     /// When a new connection may be begun.
     pub(super) fn next_dial(&self) -> Option<Instant> {
-        let possible = !self.dial_queue.is_empty() && self.connecting < CONNECTING;
+        let possible = !self.dial_queue.is_empty() && self.share.connecting < CONNECTING;
         if let Some(turned_away) = self.turned_away {
             return possible.then_some(turned_away.again);
         }
@@ -111,11 +111,11 @@ impl Worker {
         let payload = self.tools.payload.key(number);
         let client = Client::new(stream, slot, payload, &self.tools.manner, self.share.now());
         entry.insert(match self.slots[slot].message {
-            Some(due) => client.for_one(due),
+            Some(due) => client.for_one(due, &self.tools.manner),
             None => client,
         });
         self.slots[slot].stage = Stage::Taken(key);
-        self.connecting += 1;
+        self.share.connecting += 1;
         self.deadlines.schedule(key, after(self.now, self.patience()));
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Worker {
         let tally = &mut self.share.tally;
         match failure {
             Failure::Connect(e) => {
-                self.connecting -= 1;
+                self.share.connecting -= 1;
                 let slot = self.remove(key);
                 return self.not_connected(slot, &e);
             }
@@ -195,7 +195,7 @@ impl Worker {
         let (connecting, in_flight) = (client.is_connecting(), client.in_flight());
         let slot = self.remove(key);
         if connecting {
-            self.connecting -= 1;
+            self.share.connecting -= 1;
             return self.not_connected(slot, &ErrorKind::TimedOut.into());
         }
         let tally = &mut self.share.tally;
@@ -239,7 +239,7 @@ impl Worker {
     /// Closes the client's socket; its slot.
     pub(super) fn remove(&mut self, key: usize) -> usize {
         let client = self.clients.remove(key);
-        if client.is_runnable(&self.tools.manner) {
+        if client.is_runnable() {
             self.run_queue.retain(|&queued| queued != key);
         }
         self.deadlines.schedule(key, None);
