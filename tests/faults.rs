@@ -906,7 +906,7 @@ fn busy_polling_asks_without_sleeping_for_its_time_and_then_sleeps() {
     eventually("it has polled, and it has slept", || {
         ping(&mut stream, b"hello");
         let waits = output.text();
-        waits.matches(", 0) = 0").count() > 20 && waits.matches(", -1) = 1").count() > 3
+        waits.matches(", 0) ").count() > 20 && waits.matches(", -1) ").count() > 3
     });
 }
 
