@@ -6,35 +6,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, pipe};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use common::{Daemon, connect, eventually, have, pattern, ping, stuff};
+use common::{Daemon, connect, expect_error, have, output, pattern, ping, stuff};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
 const ECHOD: &str = env!("CARGO_BIN_EXE_echod");
-
-/// Runs what is expected to end by itself.
-#[track_caller]
-fn output(command: &mut Command) -> Output {
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-    eventually("the command ends", || child.try_wait().expect("wait").is_some());
-    child.wait_with_output().expect("output")
-}
-
-/// Expects one line on stderr, with these words, and this exit code.
-#[track_caller]
-fn expect_error(command: &mut Command, code: i32, words: &[&str]) {
-    let output = output(command);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert_eq!(output.stdout, b"", "stdout is for addresses");
-    for word in words {
-        assert!(stderr.contains(word), "no {word:?} in {stderr}");
-    }
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-}
 
 #[test]
 fn without_arguments_it_serves_the_tutorials_port() {

@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -54,20 +55,20 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 
 /// Sends and gets back the same.
 #[track_caller]
-pub fn ping(stream: &mut TcpStream, message: &[u8]) {
+pub fn ping(stream: &mut (impl Read + Write), message: &[u8]) {
     stream.write_all(message).expect("send");
     expect_bytes(stream, message);
 }
 
 #[track_caller]
-pub fn expect_bytes(stream: &mut TcpStream, expected: &[u8]) {
+pub fn expect_bytes(stream: &mut impl Read, expected: &[u8]) {
     let mut got = vec![0; expected.len()];
     stream.read_exact(&mut got).expect("receive");
     assert!(got == expected, "other bytes came back");
 }
 
 #[track_caller]
-pub fn expect_end(stream: &mut TcpStream) {
+pub fn expect_end(stream: &mut impl Read) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("the end");
     assert!(rest.is_empty(), "{} bytes instead of the end", rest.len());
@@ -75,9 +76,14 @@ pub fn expect_end(stream: &mut TcpStream) {
 
 /// Half-closes, and expects the end in answer.
 #[track_caller]
-pub fn leave(mut stream: TcpStream) {
-    stream.shutdown(Shutdown::Write).expect("half-close");
+pub fn leave(mut stream: impl Read + AsFd) {
+    half_close(&stream);
     expect_end(&mut stream);
+}
+
+#[track_caller]
+pub fn half_close(stream: &impl AsFd) {
+    socket2::SockRef::from(stream).shutdown(Shutdown::Write).expect("half-close");
 }
 
 /// Closes with a reset.
@@ -89,8 +95,8 @@ pub fn reset(stream: TcpStream) {
 /// Sends until neither the kernels nor the server take more; how many bytes that was. Without
 /// `TCP_NODELAY` and small buffers this is some megabytes.
 #[track_caller]
-pub fn stuff(stream: &mut TcpStream, bytes: &[u8]) -> usize {
-    stream.set_nonblocking(true).expect("nonblocking");
+pub fn stuff(stream: &mut (impl Write + AsFd), bytes: &[u8]) -> usize {
+    socket2::SockRef::from(&*stream).set_nonblocking(true).expect("nonblocking");
     let (mut sent, mut last) = (0, Instant::now());
     while sent < bytes.len() && last.elapsed() < Duration::from_millis(200) {
         match stream.write(&bytes[sent..]) {
@@ -101,7 +107,7 @@ pub fn stuff(stream: &mut TcpStream, bytes: &[u8]) -> usize {
             Err(e) => panic!("send: {e}"),
         }
     }
-    stream.set_nonblocking(false).expect("blocking");
+    socket2::SockRef::from(&*stream).set_nonblocking(false).expect("blocking");
     sent
 }
 
@@ -398,4 +404,26 @@ pub fn have(tool: &str, probe: &[&str]) -> bool {
         eprintln!("NOT RUN: this test needs a working `{tool} {}`", probe.join(" "));
     }
     found
+}
+
+/// Runs what is expected to end by itself.
+#[track_caller]
+pub fn output(command: &mut Command) -> Output {
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    eventually("the command ends", || child.try_wait().expect("wait").is_some());
+    child.wait_with_output().expect("output")
+}
+
+/// Expects one line on stderr, with these words, and this exit code.
+#[track_caller]
+pub fn expect_error(command: &mut Command, code: i32, words: &[&str]) {
+    let output = output(command);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(output.stdout, b"", "stdout is for addresses");
+    for word in words {
+        assert!(stderr.contains(word), "no {word:?} in {stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }

@@ -1,4 +1,5 @@
 //! The load tester as a process, its report, and servers for it in plain blocking threads.
+#![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
