@@ -26,7 +26,7 @@ pub(super) struct OwnPath {
 impl Drop for OwnPath {
     fn drop(&mut self) {
         // Nothing is lost if it cannot be removed: the next start finds a dead socket.
-        let _ = remove_if_same(&self.path, &self.bound);
+        let _ = remove_if(&self.path, |now| is_same(now, &self.bound));
     }
 }
 
@@ -46,6 +46,10 @@ pub(super) fn listen(path: &Path, config: &Config) -> io::Result<Listener> {
     let mode = config.unix_mode.unwrap_or(own.bound.mode() & 0o666);
     fs::set_permissions(path, Permissions::from_mode(mode))?;
     socket.listen(config.backlog())?;
+    // Another start may have found it before it listened, and taken it for dead.
+    if !fs::symlink_metadata(path).is_ok_and(|now| is_same(&now, &own.bound)) {
+        return taken("another server has taken the path at the same time");
+    }
     let listener = adopt(socket)?;
     Ok(Listener { path: Some(own), ..listener })
 }
@@ -59,7 +63,6 @@ pub(super) fn adopt(socket: Socket) -> io::Result<Listener> {
 
 /// Makes way at a path that is taken, if what is there is a socket behind which nobody listens.
 fn remove_dead(path: &Path, address: &SockAddr) -> io::Result<()> {
-    let taken = |why: &str| Err(io::Error::new(ErrorKind::AddrInUse, why));
     let found = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         found => found?,
@@ -68,7 +71,11 @@ fn remove_dead(path: &Path, address: &SockAddr) -> io::Result<()> {
         return taken("a file is there that is no socket: remove it, or choose another path");
     }
     match stream()?.connect(address) {
-        Err(e) if e.kind() == ErrorKind::ConnectionRefused => remove_if_same(path, &found),
+        // Nobody holds it open: where another start has removed it meanwhile, that one's socket may
+        // have got its inode.
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => remove_if(path, |now| {
+            is_same(now, &found) && now.modified().ok() == found.modified().ok()
+        }),
         // Would-block is a queue that is full: that of a living server.
         Err(e) if e.kind() != ErrorKind::WouldBlock => {
             let why = format!("a socket is there, and whether it is dead cannot be told: {e}");
@@ -78,13 +85,24 @@ fn remove_dead(path: &Path, address: &SockAddr) -> io::Result<()> {
     }
 }
 
+fn taken<T>(why: &str) -> io::Result<T> {
+    Err(io::Error::new(ErrorKind::AddrInUse, why))
+}
+
+/// Sees to it that what is found at the path is not there any more.
+fn remove_if(path: &Path, is_it: impl Fn(&Metadata) -> bool) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(now) if !is_it(&now) => Ok(()),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    // Somebody else was faster.
+    removed.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })
+}
+
 /// Whether a path still is what it was is told by the device and the inode.
-fn remove_if_same(path: &Path, before: &Metadata) -> io::Result<()> {
-    let now = fs::symlink_metadata(path)?;
-    if (now.dev(), now.ino()) == (before.dev(), before.ino()) {
-        fs::remove_file(path)?;
-    }
-    Ok(())
+fn is_same(now: &Metadata, before: &Metadata) -> bool {
+    (now.dev(), now.ino()) == (before.dev(), before.ino())
 }
 
 fn stream() -> io::Result<Socket> {
