@@ -1,5 +1,6 @@
 //! Where to listen, or whom to call: `tcp://HOST:PORT` or `unix:PATH`, parsed once into a type.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -40,7 +41,8 @@ enum Port {
 pub enum Address {
     /// An IP address and a port.
     Tcp(SocketAddr),
-    /// The path of a Unix socket, empty where it has none: a client's nearly never has.
+    /// The path of a Unix socket; `@` and its name for an abstract one (unix(7)); empty where it has
+    /// neither, as a client's nearly never has.
     Unix(PathBuf),
 }
 
@@ -64,6 +66,10 @@ impl Address {
 
 impl From<net::SocketAddr> for Address {
     fn from(address: net::SocketAddr) -> Address {
+        #[cfg(target_os = "linux")]
+        if let Some(name) = std::os::linux::net::SocketAddrExt::as_abstract_name(&address) {
+            return Address::Unix(OsStr::from_bytes(&[b"@", name].concat()).into());
+        }
         Address::Unix(address.as_pathname().unwrap_or(Path::new("")).to_owned())
     }
 }
@@ -320,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_path_cannot_forge_a_line_or_move_the_cursor() {
-        let path = Path::new(std::ffi::OsStr::from_bytes(b"/a\n\x1b[31m \xc3\xa9\xff\xc2\x85"));
+        let path = Path::new(OsStr::from_bytes(b"/a\n\x1b[31m \xc3\xa9\xff\xc2\x85"));
         assert_eq!(
             Address::Unix(path.into()).to_string(),
             "unix:/a\\n\\u{1b}[31m \u{e9}\\xff\\u{85}"

@@ -26,7 +26,8 @@ const NAME: &str = "echoload";
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {
-    /// tcp://HOST:PORT; the addresses of a name are tried in turn
+    /// tcp://HOST:PORT, where PORT is a number or a service's name, just HOST:PORT, or unix:PATH; of a
+    /// name's addresses each is tried in turn
     #[arg(value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:65432")]
     target: Endpoint,
 

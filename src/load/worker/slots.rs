@@ -78,15 +78,17 @@ impl Worker {
             let target = self.slots[slot].tries % self.dialer.targets();
             let number = self.next_number();
             let connected = self.connect(slot, target, number);
-            if matches!(&connected, Err(e) if e.kind() == ErrorKind::WouldBlock)
-                && self.waits_for_room()
-            {
+            let is_full = matches!(&connected, Err(e) if e.kind() == ErrorKind::WouldBlock);
+            if is_full && self.waits_for_room() {
                 self.dial_queue.push_front(slot);
                 continue;
             }
             self.dialed += 1;
+            if !is_full {
+                self.turned_away = None;
+            }
             match connected {
-                Ok(()) => self.turned_away = None,
+                Ok(()) => {}
                 Err(e) if no_port(&e) && self.dialer.use_next_source() => self.queue(slot),
                 Err(e) => self.not_connected(slot, &e),
             }
