@@ -1,5 +1,6 @@
-//! What an echo costs: one drive of a connection without any socket; a round trip over loopback,
-//! beside the same trip to a thread that blocks; and a round trip while others flood the loop.
+//! What an echo costs: one drive of a connection without any socket, alone and among a million; what
+//! the buffers and the deadlines have of it; a round trip over loopback, beside the same trip to a
+//! thread that blocks; and a round trip while others flood the loop.
 //!
 //! Absolute times say as much of the machine as of the server. Compare the figures of one run.
 
@@ -7,13 +8,16 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use echoload::buffer::{Buffer, Pool};
 use echoload::connection::{Connection, Tools};
+use echoload::deadline::{Deadlines, after};
 use echoload::nonblocking::Stream;
 use echoload::ready::{Progress, Readiness};
 use echoload::{Config, Server, Stopper};
+use slab::Slab;
 
 const MESSAGE: [u8; 64] = [0x5A; 64];
 
@@ -57,12 +61,85 @@ impl Stream for Loopback {
 fn drive(c: &mut Criterion) {
     let now = Instant::now();
     let mut tools = Tools::new(64 * 1024, now);
+    let mut connection = connection(now);
+    c.bench_function("one echo of 64 bytes without a socket", |b| {
+        b.iter(|| echo(&mut connection, &mut tools));
+    });
+}
+
+/// A connection that may send, and has received nothing yet.
+fn connection(now: Instant) -> Connection<Loopback> {
     let mut connection = Connection::new(Loopback { waiting: true }, now);
     connection.latch(Readiness { writable: true, ..Readiness::default() });
-    c.bench_function("one echo of 64 bytes without a socket", |b| {
+    connection
+}
+
+fn echo(connection: &mut Connection<Loopback>, tools: &mut Tools) {
+    connection.latch(Readiness { readable: true, ..Readiness::default() });
+    assert_eq!(connection.drive(tools).expect("no error"), Progress::Blocked);
+}
+
+/// The sizes of a server, to see what does not grow with them.
+const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
+
+/// What a turn costs depends on its events, not on how many connections there are; that they are
+/// further apart in memory remains.
+fn a_turn(c: &mut Criterion) {
+    const EVENTS: usize = 64;
+    let now = Instant::now();
+    let mut group = c.benchmark_group("a turn of 64 echoes");
+    group.throughput(Throughput::Elements(EVENTS as u64));
+    for size in SIZES {
+        let mut tools = Tools::new(64 * 1024, now);
+        let mut connections = Slab::with_capacity(size);
+        let mut deadlines = Deadlines::default();
+        for key in 0..size {
+            connections.insert(connection(now));
+            deadlines.schedule(key, after(now, Some(Duration::from_secs(60 + key as u64 % 60))));
+        }
+        let mut key = 0;
+        group.bench_function(BenchmarkId::new("connections", size), |b| {
+            b.iter(|| {
+                for _ in 0..EVENTS {
+                    // A prime, so that all have their turn, and no two in a row are neighbours.
+                    key = (key + 7919) % size;
+                    echo(&mut connections[key], &mut tools);
+                }
+                deadlines.next()
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A connection comes up, has moved since, and is put back.
+fn put_off(c: &mut Criterion) {
+    let mut group = c.benchmark_group("a deadline is put off");
+    for size in SIZES {
+        let mut now = Instant::now();
+        let mut deadlines = Deadlines::default();
+        for key in 0..size {
+            deadlines.schedule(key, after(now, Some(Duration::from_micros(key as u64))));
+        }
+        group.bench_function(BenchmarkId::new("connections", size), |b| {
+            b.iter(|| {
+                now = deadlines.next().expect("never empty");
+                let key = deadlines.pop_due(now).expect("due");
+                deadlines.schedule(key, after(now, Some(Duration::from_secs(60))));
+            });
+        });
+    }
+    group.finish();
+}
+
+fn buffers(c: &mut Criterion) {
+    let mut pool = Pool::new(64 * 1024);
+    let mut buffer = Buffer::default();
+    c.bench_function("a page is borrowed, filled, sent and given back", |b| {
         b.iter(|| {
-            connection.latch(Readiness { readable: true, ..Readiness::default() });
-            assert_eq!(connection.drive(&mut tools).expect("no error"), Progress::Blocked);
+            buffer.room(&mut pool).expect("memory")[..64].copy_from_slice(&MESSAGE);
+            buffer.filled(64);
+            buffer.consume(64, &mut pool);
         });
     });
 }
@@ -106,6 +183,15 @@ fn round_trip(stream: &mut TcpStream, message: &[u8], answer: &mut [u8]) {
     assert!(message == answer, "other bytes came back");
 }
 
+/// Raised also when the bench fails, so that its threads come to an end.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn round_trips(c: &mut Criterion) {
     let (address, stopper) = start_server();
     let blocking = start_blocking();
@@ -124,6 +210,7 @@ fn round_trips(c: &mut Criterion) {
 
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let raised = Raised(&over);
         for _ in 0..3 {
             let (mut sender, over) = (connect(address), &over);
             let mut reader = sender.try_clone().expect("clone");
@@ -138,10 +225,10 @@ fn round_trips(c: &mut Criterion) {
         c.bench_function("round trip of 64 bytes beside three floods", |b| {
             b.iter(|| round_trip(&mut stream, &MESSAGE, &mut answer));
         });
-        over.store(true, Ordering::Relaxed);
+        drop(raised);
     });
     stopper.stop().expect("wake the server");
 }
 
-criterion_group!(benches, drive, round_trips);
+criterion_group!(benches, drive, a_turn, put_off, buffers, round_trips);
 criterion_main!(benches);
