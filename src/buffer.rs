@@ -66,7 +66,7 @@ impl Buffer {
     /// Whether nothing waits. An empty buffer may still hold a page, between [`Buffer::room`] and
     /// [`Buffer::give_back`].
     pub fn is_empty(&self) -> bool {
-        self.waiting().is_empty()
+        self.0.as_ref().is_none_or(|page| page.start == page.end)
     }
 
     /// The bytes that wait, oldest first.

@@ -142,25 +142,30 @@ impl<S: Stream> Connection<S> {
     pub fn drive(&mut self, tools: &mut Tools) -> io::Result<Progress> {
         let mut spent = 0;
         loop {
-            match self.state {
-                State::Flushing if !self.wants_write() => self.linger(tools)?,
-                State::Lingering { discard: 0 } => return Ok(Progress::Done),
-                _ => {}
-            }
-            // Send first, without waiting to be told that we may: nearly always we may.
-            if self.wants_write() && self.socket.is_writable() {
-                self.send(tools)?;
-            } else if !self.is_runnable() {
+            if self.wants_write() {
+                // Without waiting to be told that we may: nearly always we may.
+                if self.socket.is_writable() {
+                    self.send(tools)?;
+                    continue;
+                }
                 self.write_buf.settle(&mut tools.pool);
                 return Ok(Progress::Blocked);
-            } else if spent >= BUDGET {
+            }
+            match self.state {
+                State::Flushing => self.linger(tools)?,
+                State::Lingering { discard: 0 } => return Ok(Progress::Done),
+                State::Open | State::Lingering { .. } => {}
+            }
+            if !self.socket.is_readable() {
+                return Ok(Progress::Blocked);
+            }
+            if spent >= BUDGET {
                 return Ok(Progress::Again);
-            } else {
-                match self.recv(tools)? {
-                    Received::Bytes(n) => spent += n.max(CALL),
-                    Received::WouldBlock => {}
-                    Received::End => return Ok(Progress::Done),
-                }
+            }
+            match self.recv(tools)? {
+                Received::Bytes(n) => spent += n.max(CALL),
+                Received::WouldBlock => {}
+                Received::End => return Ok(Progress::Done),
             }
         }
     }

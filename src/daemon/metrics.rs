@@ -19,8 +19,8 @@ use crate::counters::Counters;
 use crate::endpoint::{Address, Endpoint};
 use crate::guest::{Guest, TOKENS, Wish};
 use crate::listener::{Listeners, Turn};
-use crate::nonblocking::{Received, Sent, Stream};
-use crate::ready::{self, Latched, Progress, Readiness};
+use crate::nonblocking::{self, Received, Sent, Stream};
+use crate::ready;
 use crate::socket::Socket;
 
 /// Clients at once; more wait in the backlog. They are few so that with the daemon's own files they
@@ -52,7 +52,7 @@ pub struct Metrics {
 }
 
 struct Client {
-    socket: Latched<Socket>,
+    socket: Socket,
     stage: Stage,
     deadline: Instant,
 }
@@ -104,7 +104,7 @@ impl Metrics {
             let token = Token(self.first_token + FIRST_CLIENT + entry.key());
             match registry.register(&mut socket, token, ready::interest()) {
                 Ok(()) => drop(entry.insert(Client {
-                    socket: Latched::new(socket),
+                    socket,
                     stage: Stage::Asking(Vec::new()),
                     deadline: self.now + PATIENCE,
                 })),
@@ -116,8 +116,8 @@ impl Metrics {
     fn drive(&mut self, key: usize) {
         let Some(client) = self.clients.get_mut(key) else { return };
         match client.drive() {
-            Ok(Progress::Blocked | Progress::Again) => {}
-            Ok(Progress::Done) => self.close(key),
+            Ok(false) => {}
+            Ok(true) => self.close(key),
             Err(e) => {
                 debug!("metrics: {e}");
                 self.close(key);
@@ -151,12 +151,7 @@ impl Guest for Metrics {
         self.now = Instant::now();
         match (event.token().0 - self.first_token).checked_sub(FIRST_CLIENT) {
             None => self.listeners.latch(event.token()),
-            Some(key) => {
-                if let Some(client) = self.clients.get_mut(key) {
-                    client.socket.latch(Readiness::from(event));
-                }
-                self.drive(key);
-            }
+            Some(key) => self.drive(key),
         }
         // Last, as the server does it: a key that has just become free may have an event under way,
         // which does the newcomer no harm but a call in vain.
@@ -194,44 +189,44 @@ impl Client {
         self.stage = Stage::Answering { response, sent: 0 };
     }
 
-    fn drive(&mut self) -> io::Result<Progress> {
+    /// Goes on until a call would block, at every event: so there is no readiness to remember. Whether
+    /// all is said.
+    fn drive(&mut self) -> io::Result<bool> {
         let mut chunk = [0; 4096];
         loop {
             match &mut self.stage {
-                Stage::Asking(request) => match recv(&mut self.socket, &mut chunk)? {
+                Stage::Asking(request) => match nonblocking::recv(&mut self.socket, &mut chunk)? {
                     Received::Bytes(n) => {
                         request.extend(&chunk[..n]);
                         if let Some(next) = understand(request) {
                             self.stage = next;
                         }
                     }
-                    Received::End => return Ok(Progress::Done),
-                    Received::WouldBlock => return Ok(Progress::Blocked),
+                    Received::End => return Ok(true),
+                    Received::WouldBlock => return Ok(false),
                 },
-                Stage::Asked { .. } => return Ok(Progress::Blocked),
+                Stage::Asked { .. } => return Ok(false),
                 Stage::Answering { response, sent } => {
-                    match self.socket.send(&response[*sent..])? {
+                    match nonblocking::send(&mut self.socket, &response[*sent..])? {
                         Sent::Bytes(n) => *sent += n,
-                        Sent::WouldBlock => return Ok(Progress::Blocked),
+                        Sent::WouldBlock => return Ok(false),
                     }
                     if *sent == response.len() {
-                        self.socket.stream().shutdown_write()?;
+                        self.socket.shutdown_write()?;
                         self.stage = Stage::Lingering { discard: DISCARD };
                     }
                 }
-                Stage::Lingering { discard: 0 } => return Ok(Progress::Done),
-                Stage::Lingering { discard } => match recv(&mut self.socket, &mut chunk)? {
-                    Received::Bytes(n) => *discard = discard.saturating_sub(n),
-                    Received::End => return Ok(Progress::Done),
-                    Received::WouldBlock => return Ok(Progress::Blocked),
-                },
+                Stage::Lingering { discard: 0 } => return Ok(true),
+                Stage::Lingering { discard } => {
+                    match nonblocking::recv(&mut self.socket, &mut chunk)? {
+                        Received::Bytes(n) => *discard = discard.saturating_sub(n),
+                        Received::End => return Ok(true),
+                        Received::WouldBlock => return Ok(false),
+                    }
+                }
             }
         }
     }
-}
-
-fn recv(socket: &mut Latched<Socket>, room: &mut [u8]) -> io::Result<Received> {
-    if socket.is_readable() { socket.recv(room) } else { Ok(Received::WouldBlock) }
 }
 
 /// What a request leads to; nothing yet, where it is not whole.
