@@ -562,9 +562,13 @@ fn stalled(daemon: &Daemon, count: usize) -> Vec<TcpStream> {
     };
     let mut clients: Vec<_> = (0..count).map(|_| connect()).collect();
     let message = pattern(64 * KIB, 4);
-    let (start, mut last) = (Instant::now(), Instant::now());
+    let (start, mut last, mut resident) = (Instant::now(), Instant::now(), 0);
     while last.elapsed() < Duration::from_millis(300) {
         assert!(start.elapsed() < DEADLINE, "nothing pushes back");
+        // On a busy machine it may be the daemon that has not come round to them.
+        if daemon.resident() != resident {
+            (resident, last) = (daemon.resident(), Instant::now());
+        }
         for client in &mut clients {
             match client.write(&message) {
                 Ok(n) => last = if n > 0 { Instant::now() } else { last },
@@ -608,8 +612,7 @@ fn the_buffers_of_clients_that_never_read_are_given_back_when_they_leave() {
     ping(&mut friend, b"before");
     let before = daemon.resident();
     let clients = stalled(&daemon, 200);
-    let most = daemon.resident();
-    assert!(most > before + 8 * MIB, "{before} bytes, and then {most}");
+    eventually("each has a buffer", || daemon.resident() > before + 8 * MIB);
     clients.into_iter().for_each(reset);
     eventually("the memory is given back", || daemon.resident() < before + 4 * MIB);
     ping(&mut friend, b"afterwards");
