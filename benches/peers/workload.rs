@@ -1,0 +1,78 @@
+//! What is asked of the servers.
+
+use std::fmt;
+
+use serde::Serialize;
+
+#[derive(Clone, Serialize)]
+pub struct Workload {
+    pub name: &'static str,
+    pub connections: usize,
+    /// Others that are held open and say nothing.
+    pub idle: usize,
+    /// Options of the load tester.
+    pub options: &'static str,
+}
+
+pub const WORKLOADS: [Workload; 9] = [
+    Workload::new("1 connection", 1, "-l 64"),
+    Workload::new("50 connections", 50, "-l 64"),
+    Workload::new("1000 connections", 1000, "-l 64"),
+    Workload::new("10000 connections", 10_000, "-l 64"),
+    Workload::new("50 connections, 16 in flight each", 50, "-l 64 -p 16"),
+    Workload::new("50 connections, 16 KiB a message", 50, "-l 16KiB"),
+    Workload::new("8 connections, 1 MiB a message", 8, "-l 1MiB"),
+    Workload {
+        idle: 15_000,
+        ..Workload::new("1000 connections, 15000 idle beside them", 1000, "-l 64")
+    },
+    // Each leaves a port in TIME_WAIT for a minute. The load tester moves on to other addresses of
+    // 127.0.0.0/8, of which there are enough for short rounds.
+    Workload::new("50 connections, a new one for each message", 50, "-l 64 --reconnect"),
+];
+
+impl Workload {
+    const fn new(name: &'static str, connections: usize, options: &'static str) -> Workload {
+        Workload { name, connections, idle: 0, options }
+    }
+
+    /// The same with no more connections than there is room for.
+    pub fn within(mut self, room: usize) -> Workload {
+        let wanted = self.connections + self.idle;
+        if wanted > room {
+            self.connections = self.connections * room / wanted;
+            self.idle = self.idle * room / wanted;
+        }
+        self
+    }
+}
+
+/// Which cores the server and the load tester run on.
+#[derive(Clone, Copy)]
+pub struct Placement {
+    pub name: &'static str,
+    pub server: usize,
+    pub load: usize,
+}
+
+impl Placement {
+    /// All that the machine allows. On the same core the rate answers to the processor time of an echo
+    /// and to nothing else; on two it is what a user sees, and what another program beside them, a
+    /// sleeping core, or where an interrupt lands do to it.
+    pub fn all(cpus: &[usize]) -> Vec<Placement> {
+        let mut all = Vec::new();
+        if let [first, .., last] = *cpus {
+            all.push(Placement { name: "two cores", server: first, load: last });
+        }
+        if let Some(&last) = cpus.last() {
+            all.push(Placement { name: "same core", server: last, load: last });
+        }
+        all
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
