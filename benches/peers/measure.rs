@@ -2,7 +2,7 @@
 
 use std::process::Command;
 use std::time::{Duration, Instant};
-use std::{io, iter};
+use std::{io, iter, mem};
 
 use echoload::daemon::limits;
 use nix::unistd::alarm;
@@ -74,6 +74,14 @@ impl<'a> Server<'a> {
         let mut process = Process::pinned(cpu, &command)?;
         let address = process.address().map_err(|e| format!("{}: {e}", contender.name))?;
         Ok(Server { contender, process, address, holder: None, rounds: Vec::new() })
+    }
+
+    /// Where its memory happens to lie favours or hinders a process for all of its life: the next
+    /// round has another.
+    fn restart(&mut self, cpu: usize) -> Result<(), Error> {
+        let rounds = mem::take(&mut self.rounds);
+        *self = Server { rounds, ..Server::start(self.contender, cpu)? };
+        Ok(())
     }
 
     fn hold(&mut self, cpu: usize, count: usize) -> io::Result<()> {
@@ -188,6 +196,9 @@ pub fn table(
         for turn in 0..count {
             let server = &mut servers[(round + turn) % count];
             expect_within(options.seconds);
+            if round > 0 && idle == 0 {
+                server.restart(placement.server)?;
+            }
             server.measure(&workload, placement, options.seconds).map_err(|e| server.blame(&e))?;
         }
     }

@@ -31,6 +31,8 @@ const INTEREST: EventFlags = EventFlags::IN
 pub fn serve(address: SocketAddr) -> io::Result<()> {
     let listener = listen(address)?;
     listener.set_nonblocking(true)?;
+    // What it accepts inherits that.
+    sockopt::set_tcp_nodelay(&listener, true)?;
     let poll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&poll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut connections = Slab::new();
@@ -64,7 +66,6 @@ fn accept(
             Err(Errno::WOULDBLOCK) => return Ok(()),
             answer => answer?,
         };
-        sockopt::set_tcp_nodelay(&socket, true)?;
         let entry = connections.vacant_entry();
         epoll::add(poll, &socket, EventData::new_u64(entry.key() as u64), INTEREST)?;
         entry.insert(Connection { socket, owed: Vec::new() });
