@@ -231,13 +231,15 @@ impl Client {
 
 /// What a request leads to; nothing yet, where it is not whole.
 fn understand(request: &[u8]) -> Option<Stage> {
-    let refuse = |status: &str| {
-        let response = response(status, &format!("{status}\n"), false);
-        Some(Stage::Answering { response, sent: 0 })
-    };
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
-    match parsed.parse(request) {
+    let whole = parsed.parse(request);
+    let head_only = parsed.method == Some("HEAD");
+    let refuse = |status: &str| {
+        let response = response(status, &format!("{status}\n"), head_only);
+        Some(Stage::Answering { response, sent: 0 })
+    };
+    match whole {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) if request.len() < REQUEST => return None,
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
@@ -250,8 +252,7 @@ fn understand(request: &[u8]) -> Option<Stage> {
         return refuse("404 Not Found");
     }
     match parsed.method {
-        Some("GET") => Some(Stage::Asked { head_only: false }),
-        Some("HEAD") => Some(Stage::Asked { head_only: true }),
+        Some("GET" | "HEAD") => Some(Stage::Asked { head_only }),
         _ => refuse("405 Method Not Allowed"),
     }
 }
