@@ -16,8 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    DEADLINE, Daemon, eventually, expect_bytes, expect_end, have, leave, pattern, ping, reset,
-    stuff,
+    DEADLINE, Daemon, eventually, expect_bytes, expect_end, halt, have, leave, pattern, ping,
+    reset, resume, stuff,
 };
 use echoload::daemon::limits::raise_file_limit;
 use nix::sys::signal::Signal;
@@ -68,20 +68,6 @@ fn expect_silence(stream: &TcpStream) {
     let answer = stream.peek(&mut [0]).map_err(|e| e.kind());
     stream.set_nonblocking(false).expect("blocking");
     assert_eq!(answer, Err(ErrorKind::WouldBlock));
-}
-
-/// Stops the process, and sees to it that it has stopped.
-#[track_caller]
-fn halt(daemon: &Daemon) {
-    daemon.signal(Signal::SIGSTOP);
-    eventually("the daemon has stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).expect("/proc");
-        stat[stat.rfind(')').expect("name")..].starts_with(") T")
-    });
-}
-
-fn resume(daemon: &Daemon) {
-    daemon.signal(Signal::SIGCONT);
 }
 
 /// A file for a tool to write to.

@@ -4,7 +4,8 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
 
 use common::{DEADLINE, Daemon, eventually, expect_bytes, leave, ping, reset};
 use nix::sys::signal::Signal;
@@ -91,7 +92,7 @@ fn an_ipv4_address_is_the_same_one_when_it_comes_by_way_of_ipv6() {
     let mut command = Command::new("sh");
     let hand_over = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"";
     command.args(["-c", hand_over, ECHOD, "--max-connections-per-ip", "2", "127.0.0.1:0"]);
-    let daemon = Daemon::spawn_with_stdin(std::os::fd::OwnedFd::from(socket), &mut command);
+    let daemon = Daemon::spawn_between(OwnedFd::from(socket), Stdio::piped(), &mut command);
     let direct = daemon.addresses[1];
     let mut first = connect_from(7, direct);
     let mut second = connect_from(7, v4);

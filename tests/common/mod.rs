@@ -196,17 +196,16 @@ impl Daemon {
     /// With a stderr of the test's own; [`Daemon::log`] is empty then.
     #[track_caller]
     pub fn spawn_logging_to(stderr: impl Into<Stdio>, command: &mut Command) -> Daemon {
-        Daemon::spawn_between(Stdio::null(), stderr.into(), command)
+        Daemon::spawn_between(Stdio::null(), stderr, command)
     }
 
-    /// With a stdin of the test's own, such as a socket that is handed over.
+    /// With a stdin of the test's own, too, by which it can hand over a file.
     #[track_caller]
-    pub fn spawn_with_stdin(stdin: impl Into<Stdio>, command: &mut Command) -> Daemon {
-        Daemon::spawn_between(stdin.into(), Stdio::piped(), command)
-    }
-
-    #[track_caller]
-    fn spawn_between(stdin: Stdio, stderr: Stdio, command: &mut Command) -> Daemon {
+    pub fn spawn_between(
+        stdin: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+        command: &mut Command,
+    ) -> Daemon {
         command.env_remove("RUST_LOG").stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().expect("start");
         let log = Arc::new(Mutex::new(String::new()));
@@ -392,6 +391,58 @@ impl Drop for Daemon {
     }
 }
 
+/// Stops the process, and sees to it that it has stopped.
+#[track_caller]
+pub fn halt(daemon: &Daemon) {
+    daemon.signal(Signal::SIGSTOP);
+    eventually("the daemon has stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).expect("/proc");
+        stat[stat.rfind(')').expect("name")..].starts_with(") T")
+    });
+}
+
+pub fn resume(daemon: &Daemon) {
+    daemon.signal(Signal::SIGCONT);
+}
+
+/// Runs what is expected to end by itself.
+#[track_caller]
+pub fn output(command: &mut Command) -> Output {
+    output_of(Stdio::null(), command)
+}
+
+#[track_caller]
+fn output_of(stdin: impl Into<Stdio>, command: &mut Command) -> Output {
+    command.env_remove("RUST_LOG").stdin(stdin);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    eventually("the command ends", || child.try_wait().expect("wait").is_some());
+    child.wait_with_output().expect("output")
+}
+
+/// Expects one line on stderr, with these words, and this exit code.
+#[track_caller]
+pub fn expect_error(command: &mut Command, code: i32, words: &[&str]) {
+    expect_error_with(Stdio::null(), command, code, words);
+}
+
+/// With a stdin of the test's own.
+#[track_caller]
+pub fn expect_error_with(
+    stdin: impl Into<Stdio>,
+    command: &mut Command,
+    code: i32,
+    words: &[&str],
+) {
+    let output = output_of(stdin, command);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(output.stdout, b"", "stdout is for addresses");
+    for word in words {
+        assert!(stderr.contains(word), "no {word:?} in {stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
 /// Whether a program that a test needs is there. Says so loudly if not: the test did not run.
 pub fn have(tool: &str, probe: &[&str]) -> bool {
     let found = Command::new(tool)
@@ -404,26 +455,4 @@ pub fn have(tool: &str, probe: &[&str]) -> bool {
         eprintln!("NOT RUN: this test needs a working `{tool} {}`", probe.join(" "));
     }
     found
-}
-
-/// Runs what is expected to end by itself.
-#[track_caller]
-pub fn output(command: &mut Command) -> Output {
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-    eventually("the command ends", || child.try_wait().expect("wait").is_some());
-    child.wait_with_output().expect("output")
-}
-
-/// Expects one line on stderr, with these words, and this exit code.
-#[track_caller]
-pub fn expect_error(command: &mut Command, code: i32, words: &[&str]) {
-    let output = output(command);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert_eq!(output.stdout, b"", "stdout is for addresses");
-    for word in words {
-        assert!(stderr.contains(word), "no {word:?} in {stderr}");
-    }
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
