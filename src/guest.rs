@@ -27,7 +27,7 @@ pub trait Guest: Send {
     ///
     /// # Errors
     /// Ends the loop: a guest keeps its own clients' errors to itself.
-    fn ready(&mut self, registry: &Registry, event: &Event) -> io::Result<Wish>;
+    fn ready(&mut self, host: &Host<'_>, event: &Event) -> io::Result<Wish>;
 
     /// When it wants to be called although nothing happened.
     fn due(&self) -> Option<Instant> {
@@ -35,12 +35,20 @@ pub trait Guest: Send {
     }
 
     /// That moment has come.
-    fn on_due(&mut self, _now: Instant) -> Wish {
+    fn on_due(&mut self, _host: &Host<'_>) -> Wish {
         Wish::Nothing
     }
+}
 
-    /// It has wished for the counters: here they are.
-    fn report(&mut self, _counters: &Counters) {}
+/// What the loop lends a guest for a call.
+#[derive(Debug, Clone, Copy)]
+pub struct Host<'a> {
+    /// Of the poll that they share.
+    pub registry: &'a Registry,
+    /// What the server has done so far.
+    pub counters: &'a Counters,
+    /// The loop's clock, read once a turn.
+    pub now: Instant,
 }
 
 /// What a guest may ask of the server, from the least to the most.
@@ -48,8 +56,6 @@ pub trait Guest: Send {
 pub enum Wish {
     /// Go on.
     Nothing,
-    /// Tell it the counters, by [`Guest::report`].
-    Report,
     /// Give back all that was taken, then end, as a [`Stopper`](crate::Stopper) does.
     Drain,
     /// End at once, and tell the caller of [`run`](crate::Server::run) this status.

@@ -117,5 +117,5 @@ pub mod units;
 pub use config::Config;
 pub use counters::Counters;
 pub use endpoint::{Address, Endpoint};
-pub use guest::{Guest, Wish};
+pub use guest::{Guest, Host, Wish};
 pub use server::{End, Ended, Server, Stopper};

@@ -37,6 +37,7 @@ pub struct Listeners {
     /// Who is asked first, so that with few slots free no listener waits for ever behind another.
     next: usize,
     paused_until: Option<Instant>,
+    errors: u64,
     troubles: Throttle,
 }
 
@@ -87,24 +88,16 @@ impl ListenSocket {
     }
 }
 
-/// What one turn of the loop may still accept, and the errors that accept met in it.
+/// What one turn of the loop may still accept, and the error that the last accept met.
 #[derive(Debug)]
-pub struct Turn {
-    budget: usize,
-    last_error: Option<i32>,
-    errors: u64,
+pub struct Allowance {
+    left: usize,
+    error: Option<i32>,
 }
 
-impl Default for Turn {
-    fn default() -> Turn {
-        Turn { budget: BUDGET, last_error: None, errors: 0 }
-    }
-}
-
-impl Turn {
-    /// Answers of accept that were errors.
-    pub fn errors(&self) -> u64 {
-        self.errors
+impl Default for Allowance {
+    fn default() -> Allowance {
+        Allowance { left: BUDGET, error: None }
     }
 }
 
@@ -129,7 +122,8 @@ impl Listeners {
         for endpoint in &config.endpoints {
             sockets.extend(bind::bind(endpoint, config)?);
         }
-        Ok(Listeners { sockets, next: 0, paused_until: None, troubles: Throttle::default() })
+        let troubles = Throttle::default();
+        Ok(Listeners { sockets, next: 0, paused_until: None, errors: 0, troubles })
     }
 
     /// The addresses bound: first those of sockets taken over, then in the order of the endpoints, v4
@@ -174,6 +168,11 @@ impl Listeners {
         owed.then(|| self.paused_until.unwrap_or(now))
     }
 
+    /// Answers of accept that were errors, all in all.
+    pub fn errors(&self) -> u64 {
+        self.errors
+    }
+
     /// A connection has closed: what accept ran out of may be there again.
     pub fn end_pause(&mut self) {
         self.paused_until = None;
@@ -191,17 +190,17 @@ impl Listeners {
     ///   (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`; accept(2)) the connection stays in the backlog.
     ///   Edges would never mention it again, and a level-triggered loop would spin on it. So accept
     ///   stays owed, and is tried again after a pause or as soon as a connection closes.
-    pub fn accept(&mut self, turn: &mut Turn, now: Instant) -> Option<(Socket, Address)> {
+    pub fn accept(&mut self, allowance: &mut Allowance, now: Instant) -> Option<(Socket, Address)> {
         if self.paused_until.is_some_and(|until| until > now) {
             return None;
         }
         self.paused_until = None;
-        while turn.budget > 0 {
+        while allowance.left > 0 {
             let listener = self.next_owed()?;
             match listener.socket.accept() {
                 Ok(accepted) => {
-                    turn.budget -= 1;
-                    turn.last_error = None;
+                    allowance.left -= 1;
+                    allowance.error = None;
                     return Some(accepted);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -209,11 +208,11 @@ impl Listeners {
                     listener.owed = false;
                 }
                 Err(e) => {
-                    turn.budget -= 1;
-                    turn.errors += 1;
+                    let address = listener.address.clone();
+                    allowance.left -= 1;
+                    self.errors += 1;
                     trace!("  accept answers {e}");
-                    if mem::replace(&mut turn.last_error, e.raw_os_error()) == e.raw_os_error() {
-                        let address = listener.address.clone();
+                    if mem::replace(&mut allowance.error, e.raw_os_error()) == e.raw_os_error() {
                         self.troubles.warn(now, format_args!("cannot accept on {address}: {e}"));
                         self.paused_until = now.checked_add(PAUSE);
                         return None;

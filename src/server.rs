@@ -19,8 +19,8 @@ use crate::connection::{Connection, Tools};
 use crate::counters::Cause;
 use crate::deadline::{Deadlines, after};
 use crate::endpoint::Address;
-use crate::guest::{Guest, TOKENS};
-use crate::listener::{Listeners, Turn};
+use crate::guest::{Guest, Host, TOKENS};
+use crate::listener::{Allowance, Listeners};
 use crate::peers::Peers;
 use crate::ready::{self, Progress, Readiness};
 use crate::socket::Socket;
@@ -197,8 +197,9 @@ impl Server {
             WAKER => self.begin_drain(),
             token if token >= GUESTS => {
                 let guest = (token - GUESTS) / TOKENS;
-                let wish = self.guests[guest].ready(self.poll.registry(), event)?;
-                self.grant(guest, wish);
+                let host = host(&self.poll, &self.tools);
+                let wish = self.guests[guest].ready(&host, event)?;
+                self.grant(wish);
             }
             token if token >= LISTENERS => self.listeners.latch(event.token()),
             key => self.ready(key, event),
@@ -254,18 +255,16 @@ impl Server {
     /// Last, so that slots are free first, and so that no key of the slab is used again inside a
     /// batch of events, where a stale event could still be under way for it.
     fn accept(&mut self) {
-        let mut turn = Turn::default();
+        let (mut allowance, now) = (Allowance::default(), self.tools.now);
         while self.connections.len() < self.max_connections {
-            let Some((socket, peer)) = self.listeners.accept(&mut turn, self.tools.now) else {
-                break;
-            };
+            let Some((socket, peer)) = self.listeners.accept(&mut allowance, now) else { break };
             if self.peers.admit(&peer) {
                 self.welcome(socket, peer);
             } else {
                 self.tools.counters.refused += 1;
             }
         }
-        self.tools.counters.accept_errors += turn.errors();
+        self.tools.counters.accept_errors = self.listeners.errors();
         if self.drain.is_some() {
             self.listeners.close_empty();
         }
@@ -284,4 +283,8 @@ impl Server {
         entry.insert(Connection::new(socket, now));
         self.schedule(key, after(now, self.idle_timeout));
     }
+}
+
+fn host<'a>(poll: &'a Poll, tools: &'a Tools) -> Host<'a> {
+    Host { registry: poll.registry(), counters: &tools.counters, now: tools.now }
 }

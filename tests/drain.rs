@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Daemon, InProcess, eventually, expect_bytes, expect_end, pattern, ping, stuff};
-use echoload::{Config, End, Guest, Wish};
+use echoload::{Config, End, Guest, Host, Wish};
 use nix::sys::signal::Signal;
 
 const MIB: usize = 1024 * 1024;
@@ -214,7 +214,7 @@ impl Guest for Alarm {
         Ok(())
     }
 
-    fn ready(&mut self, _: &mio::Registry, _: &mio::event::Event) -> std::io::Result<Wish> {
+    fn ready(&mut self, _: &Host<'_>, _: &mio::event::Event) -> std::io::Result<Wish> {
         Ok(Wish::Nothing)
     }
 
@@ -222,8 +222,8 @@ impl Guest for Alarm {
         self.due
     }
 
-    fn on_due(&mut self, now: Instant) -> Wish {
-        assert!(self.due.take().is_some_and(|due| due <= now), "called before time");
+    fn on_due(&mut self, host: &Host<'_>) -> Wish {
+        assert!(self.due.take().is_some_and(|due| due <= host.now), "called before time");
         self.wish
     }
 }

@@ -282,7 +282,10 @@ fn the_values_are_those_of_the_traffic_and_of_the_log() {
     eventually("they have left", || scrape(metrics)["echod_connections_open"] == 0.0);
     let seen = scrape(metrics);
     let of = |name: &str| seen[&format!("echod_{name}_bytes_total")];
-    assert!(of("unsent") > 0.0 && of("received") == of("sent") + of("unsent"), "{seen:?}");
+    assert!(
+        of("unsent") > 0.0 && (of("received") - of("sent") - of("unsent")).abs() < 0.5,
+        "{seen:?}"
+    );
     daemon.signal(Signal::SIGUSR1);
     let mut logged = daemon.counters();
     let of_log = |name: &str| match name {

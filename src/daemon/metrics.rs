@@ -17,8 +17,8 @@ use slab::Slab;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::endpoint::{Address, Endpoint};
-use crate::guest::{Guest, TOKENS, Wish};
-use crate::listener::{Listeners, Turn};
+use crate::guest::{Guest, Host, TOKENS, Wish};
+use crate::listener::{Allowance, Listeners};
 use crate::nonblocking::{self, Received, Sent, Stream};
 use crate::ready;
 use crate::socket::Socket;
@@ -45,10 +45,9 @@ const DISCARD: usize = 64 * 1024;
 pub struct Metrics {
     listeners: Listeners,
     clients: Slab<Client>,
-    registry: Option<Registry>,
     first_token: usize,
-    /// When it was last called.
-    now: Instant,
+    /// Some moment that has gone by: due then is due at once.
+    bound: Instant,
 }
 
 struct Client {
@@ -59,10 +58,6 @@ struct Client {
 
 enum Stage {
     Asking(Vec<u8>),
-    /// For the counters, or just for the head of their response.
-    Asked {
-        head_only: bool,
-    },
     Answering {
         response: Vec<u8>,
         sent: usize,
@@ -84,8 +79,7 @@ impl Metrics {
         if listeners.addresses().len() > FIRST_CLIENT {
             return Err(io::Error::other("the name has too many addresses for the metrics"));
         }
-        let (clients, now) = (Slab::new(), Instant::now());
-        Ok(Metrics { listeners, clients, registry: None, first_token: 0, now })
+        Ok(Metrics { listeners, clients: Slab::new(), first_token: 0, bound: Instant::now() })
     }
 
     /// Where it listens.
@@ -93,35 +87,33 @@ impl Metrics {
         self.listeners.addresses()
     }
 
-    fn accept(&mut self) {
-        let Some(registry) = &self.registry else { return };
-        let mut turn = Turn::default();
+    fn accept(&mut self, host: &Host<'_>) {
+        let mut allowance = Allowance::default();
         while self.clients.len() < CLIENTS {
-            let Some((mut socket, peer)) = self.listeners.accept(&mut turn, self.now) else {
+            let Some((mut socket, peer)) = self.listeners.accept(&mut allowance, host.now) else {
                 break;
             };
             let entry = self.clients.vacant_entry();
             let token = Token(self.first_token + FIRST_CLIENT + entry.key());
-            match registry.register(&mut socket, token, ready::interest()) {
+            match host.registry.register(&mut socket, token, ready::interest()) {
                 Ok(()) => drop(entry.insert(Client {
                     socket,
                     stage: Stage::Asking(Vec::new()),
-                    deadline: self.now + PATIENCE,
+                    deadline: host.now + PATIENCE,
                 })),
                 Err(e) => debug!("metrics: cannot watch the connection of {peer}: {e}"),
             }
         }
     }
 
-    fn drive(&mut self, key: usize) {
+    fn drive(&mut self, key: usize, counters: &Counters) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        match client.drive() {
-            Ok(false) => {}
-            Ok(true) => self.close(key),
-            Err(e) => {
-                debug!("metrics: {e}");
-                self.close(key);
-            }
+        let done = client.drive(counters).unwrap_or_else(|e| {
+            debug!("metrics: {e}");
+            true
+        });
+        if done {
+            self.close(key);
         }
     }
 
@@ -129,83 +121,58 @@ impl Metrics {
         self.clients.remove(key);
         self.listeners.end_pause();
     }
-
-    fn wish(&self) -> Wish {
-        let asked = |client: &Client| matches!(client.stage, Stage::Asked { .. });
-        if self.clients.iter().any(|(_, client)| asked(client)) {
-            Wish::Report
-        } else {
-            Wish::Nothing
-        }
-    }
 }
 
 impl Guest for Metrics {
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.first_token = token.0;
-        self.registry = Some(registry.try_clone()?);
         self.listeners.register(registry, token.0)
     }
 
-    fn ready(&mut self, _: &Registry, event: &Event) -> io::Result<Wish> {
-        self.now = Instant::now();
+    fn ready(&mut self, host: &Host<'_>, event: &Event) -> io::Result<Wish> {
         match (event.token().0 - self.first_token).checked_sub(FIRST_CLIENT) {
             None => self.listeners.latch(event.token()),
-            Some(key) => self.drive(key),
+            Some(key) => self.drive(key, host.counters),
         }
         // Last, as the server does it: a key that has just become free may have an event under way,
         // which does the newcomer no harm but a call in vain.
-        self.accept();
-        Ok(self.wish())
+        self.accept(host);
+        Ok(Wish::Nothing)
     }
 
     fn due(&self) -> Option<Instant> {
-        let accept = self.listeners.due(self.now).filter(|_| self.clients.len() < CLIENTS);
+        let accept = self.listeners.due(self.bound).filter(|_| self.clients.len() < CLIENTS);
         self.clients.iter().map(|(_, client)| client.deadline).chain(accept).min()
     }
 
-    fn on_due(&mut self, now: Instant) -> Wish {
-        self.now = now;
-        self.clients.retain(|_, client| client.deadline > now);
-        self.accept();
-        Wish::Nothing
-    }
-
-    fn report(&mut self, counters: &Counters) {
-        let keys: Vec<usize> = self.clients.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            let client = &mut self.clients[key];
-            if let Stage::Asked { head_only } = client.stage {
-                client.answer(response("200 OK", &exposition(counters), head_only));
-                self.drive(key);
-            }
+    fn on_due(&mut self, host: &Host<'_>) -> Wish {
+        let late = self.clients.iter().filter(|(_, client)| client.deadline <= host.now);
+        let late: Vec<usize> = late.map(|(key, _)| key).collect();
+        for key in late {
+            self.close(key);
         }
-        self.accept();
+        self.accept(host);
+        Wish::Nothing
     }
 }
 
 impl Client {
-    fn answer(&mut self, response: Vec<u8>) {
-        self.stage = Stage::Answering { response, sent: 0 };
-    }
-
     /// Goes on until a call would block, at every event: so there is no readiness to remember. Whether
     /// all is said.
-    fn drive(&mut self) -> io::Result<bool> {
+    fn drive(&mut self, counters: &Counters) -> io::Result<bool> {
         let mut chunk = [0; 4096];
         loop {
             match &mut self.stage {
                 Stage::Asking(request) => match nonblocking::recv(&mut self.socket, &mut chunk)? {
                     Received::Bytes(n) => {
                         request.extend(&chunk[..n]);
-                        if let Some(next) = understand(request) {
-                            self.stage = next;
+                        if let Some(response) = answer(request, counters) {
+                            self.stage = Stage::Answering { response, sent: 0 };
                         }
                     }
                     Received::End => return Ok(true),
                     Received::WouldBlock => return Ok(false),
                 },
-                Stage::Asked { .. } => return Ok(false),
                 Stage::Answering { response, sent } => {
                     match nonblocking::send(&mut self.socket, &response[*sent..])? {
                         Sent::Bytes(n) => *sent += n,
@@ -229,16 +196,14 @@ impl Client {
     }
 }
 
-/// What a request leads to; nothing yet, where it is not whole.
-fn understand(request: &[u8]) -> Option<Stage> {
+/// The response to a request; nothing yet, where it is not whole.
+fn answer(request: &[u8], counters: &Counters) -> Option<Vec<u8>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     let whole = parsed.parse(request);
+    // To a HEAD the head alone, whatever it says (RFC 9110, 9.3.2).
     let head_only = parsed.method == Some("HEAD");
-    let refuse = |status: &str| {
-        let response = response(status, &format!("{status}\n"), head_only);
-        Some(Stage::Answering { response, sent: 0 })
-    };
+    let refuse = |status: &str| Some(response(status, "", &format!("{status}\n"), head_only));
     match whole {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) if request.len() < REQUEST => return None,
@@ -247,22 +212,30 @@ fn understand(request: &[u8]) -> Option<Stage> {
         }
         Err(_) => return refuse("400 Bad Request"),
     }
-    let target = parsed.path.unwrap_or_default();
-    if target.split('?').next() != Some("/metrics") {
-        return refuse("404 Not Found");
-    }
-    match parsed.method {
-        Some("GET" | "HEAD") => Some(Stage::Asked { head_only }),
-        _ => refuse("405 Method Not Allowed"),
+    match (path(parsed.path.unwrap_or_default()), parsed.method) {
+        ("/metrics", Some("GET" | "HEAD")) => {
+            Some(response("200 OK", "", &exposition(counters), head_only))
+        }
+        ("/metrics", _) => {
+            let status = "405 Method Not Allowed";
+            Some(response(status, "Allow: GET, HEAD\r\n", &format!("{status}\n"), head_only))
+        }
+        _ => refuse("404 Not Found"),
     }
 }
 
-fn response(status: &str, body: &str, head_only: bool) -> Vec<u8> {
+/// The target's path, without a query, also where it is a whole URI (RFC 9112, 3.2.2).
+fn path(target: &str) -> &str {
+    let whole = target.strip_prefix("http://").map(|rest| &rest[rest.find('/').unwrap_or(0)..]);
+    let path = whole.unwrap_or(target);
+    path.split_once('?').map_or(path, |(path, _)| path)
+}
+
+fn response(status: &str, header: &str, body: &str, head_only: bool) -> Vec<u8> {
     let head = format!(
-        "HTTP/1.1 {status}\r\n\
+        "HTTP/1.1 {status}\r\n{header}\
          Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
          Content-Length: {}\r\n\
-         Allow: GET, HEAD\r\n\
          Connection: close\r\n\r\n",
         body.len()
     );

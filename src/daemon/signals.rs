@@ -14,7 +14,7 @@ use signal_hook_mio::v1_0::Signals as SignalPipe;
 
 use crate::counters::Counters;
 use crate::daemon::systemd;
-use crate::guest::{Guest, Wish};
+use crate::guest::{Guest, Host, Wish};
 
 /// SIGTERM and SIGINT: the first one drains, the second one stops at once with the status that a
 /// shell gives a process that a signal ended, 128 and its number.
@@ -23,6 +23,8 @@ use crate::guest::{Guest, Wish};
 /// no default action.
 pub struct Signals {
     pipe: SignalPipe,
+    /// A service manager hears of the end.
+    of_a_daemon: bool,
     draining: bool,
 }
 
@@ -32,7 +34,8 @@ impl Signals {
     /// # Errors
     /// Those of sigaction(2), or no more files.
     pub fn that_end() -> io::Result<Signals> {
-        Ok(Signals { pipe: SignalPipe::new([SIGTERM, SIGINT])?, draining: false })
+        let pipe = SignalPipe::new([SIGTERM, SIGINT])?;
+        Ok(Signals { pipe, of_a_daemon: false, draining: false })
     }
 
     /// Those that a daemon hears of: SIGUSR1 logs the counters; SIGHUP would read a configuration
@@ -42,16 +45,19 @@ impl Signals {
     /// # Errors
     /// Those of sigaction(2), or no more files.
     pub fn of_a_daemon() -> io::Result<Signals> {
-        let signals = Signals::that_end()?;
+        let signals = Signals { of_a_daemon: true, ..Signals::that_end()? };
         for signal in [SIGHUP, SIGUSR1, SIGUSR2] {
             signals.pipe.add_signal(signal)?;
         }
         Ok(signals)
     }
 
-    fn on(&mut self, signal: i32) -> Wish {
+    fn on(&mut self, signal: i32, counters: &Counters) -> Wish {
         match signal {
-            SIGUSR1 => Wish::Report,
+            SIGUSR1 => {
+                info!("{counters}");
+                Wish::Nothing
+            }
             SIGUSR2 => Wish::Nothing,
             SIGHUP => {
                 info!("SIGHUP: there is no configuration to read again, nothing changes");
@@ -60,7 +66,9 @@ impl Signals {
             end if self.draining => Wish::Stop(u8::try_from(128 + end).unwrap_or(u8::MAX)),
             _ => {
                 self.draining = true;
-                systemd::stopping();
+                if self.of_a_daemon {
+                    systemd::stopping();
+                }
                 Wish::Drain
             }
         }
@@ -72,17 +80,13 @@ impl Guest for Signals {
         registry.register(&mut self.pipe, token, Interest::READABLE)
     }
 
-    fn ready(&mut self, registry: &Registry, event: &Event) -> io::Result<Wish> {
+    fn ready(&mut self, host: &Host<'_>, event: &Event) -> io::Result<Wish> {
         let pending: Vec<i32> = self.pipe.pending().collect();
         // The one that asks for most is granted.
-        let wish = pending.into_iter().map(|signal| self.on(signal)).max();
+        let wish = pending.into_iter().map(|signal| self.on(signal, host.counters)).max();
         // The pipe is emptied behind mio's back: over poll(2), which mio arms again only when it has
         // seen a would-block, a second signal would not be heard.
-        registry.reregister(&mut self.pipe, event.token(), Interest::READABLE)?;
+        host.registry.reregister(&mut self.pipe, event.token(), Interest::READABLE)?;
         Ok(wish.unwrap_or(Wish::Nothing))
-    }
-
-    fn report(&mut self, counters: &Counters) {
-        info!("{counters}");
     }
 }

@@ -7,9 +7,8 @@ use log::info;
 use mio::event::Event;
 use mio::{Registry, Token};
 
-use crate::counters::Counters;
 use crate::deadline::after;
-use crate::guest::{Guest, Wish};
+use crate::guest::{Guest, Host, Wish};
 
 /// Logs a line of counters each interval. A guest that no event comes for.
 pub struct Stats {
@@ -29,7 +28,7 @@ impl Guest for Stats {
         Ok(())
     }
 
-    fn ready(&mut self, _: &Registry, _: &Event) -> io::Result<Wish> {
+    fn ready(&mut self, _: &Host<'_>, _: &Event) -> io::Result<Wish> {
         Ok(Wish::Nothing)
     }
 
@@ -37,13 +36,10 @@ impl Guest for Stats {
         self.next
     }
 
-    fn on_due(&mut self, now: Instant) -> Wish {
+    fn on_due(&mut self, host: &Host<'_>) -> Wish {
+        info!("{}", host.counters);
         // Intervals that went by unseen, while the process was stopped, are not made up for.
-        self.next = after(now, Some(self.interval));
-        Wish::Report
-    }
-
-    fn report(&mut self, counters: &Counters) {
-        info!("{counters}");
+        self.next = after(host.now, Some(self.interval));
+        Wish::Nothing
     }
 }

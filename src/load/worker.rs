@@ -11,8 +11,9 @@ use mio::event::Event;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
+use crate::counters::Counters;
 use crate::deadline::{Deadlines, after};
-use crate::guest::{Guest, Wish};
+use crate::guest::{Guest, Host, Wish};
 use crate::load::alarm::Alarm;
 use crate::load::client::{Client, Load, Manner, Nanos, Tools};
 use crate::load::dial::Dialer;
@@ -287,7 +288,10 @@ impl Worker {
     /// The signals' guest is the only one there is: to drain is to print what was measured so far.
     fn ask_guest(&mut self, event: &Event) -> io::Result<()> {
         let Some(guest) = &mut self.guest else { return Ok(()) };
-        if guest.ready(self.poll.registry(), event)? != Wish::Nothing {
+        // It asks for no counters of a server's.
+        let counters = &Counters::default();
+        let host = Host { registry: self.poll.registry(), counters, now: self.now };
+        if guest.ready(&host, event)? != Wish::Nothing {
             self.meeting.stop();
         }
         Ok(())

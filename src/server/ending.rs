@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::info;
 use mio::Waker;
 
-use super::Server;
+use super::{Server, host};
 use crate::connection::{Connection, LINGER};
 use crate::counters::{Cause, Counters};
 use crate::deadline::after;
@@ -83,8 +83,8 @@ impl Server {
         }
         for i in 0..self.guests.len() {
             if self.guests[i].due().is_some_and(|due| due <= self.tools.now) {
-                let wish = self.guests[i].on_due(self.tools.now);
-                self.grant(i, wish);
+                let wish = self.guests[i].on_due(&host(&self.poll, &self.tools));
+                self.grant(wish);
             }
         }
     }
@@ -149,10 +149,9 @@ impl Server {
         }
     }
 
-    pub(super) fn grant(&mut self, guest: usize, wish: Wish) {
+    pub(super) fn grant(&mut self, wish: Wish) {
         match wish {
             Wish::Nothing => {}
-            Wish::Report => self.guests[guest].report(&self.tools.counters),
             Wish::Drain => self.begin_drain(),
             Wish::Stop(status) => self.end = Some(End::Stopped { status }),
         }
