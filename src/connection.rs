@@ -54,7 +54,16 @@ enum State {
     Flushing,
     /// We have sent our end, and discard what still comes. To close a socket with unread input makes
     /// the kernel send a reset, which destroys what the peer has not read yet (RFC 1122, 4.2.2.13).
-    Lingering { discard: usize },
+    Lingering { discard: usize, why: Ending },
+}
+
+/// Why we end a connection before its peer does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing moved on it for too long; what was owed is dropped.
+    Idle,
+    /// The server ends, and has given back all that it took.
+    Drain,
 }
 
 /// What all connections of a loop share.
@@ -152,8 +161,8 @@ impl<S: Stream> Connection<S> {
                 return Ok(Progress::Blocked);
             }
             match self.state {
-                State::Flushing => self.linger(tools)?,
-                State::Lingering { discard: 0 } => return Ok(Progress::Done),
+                State::Flushing => self.linger(Ending::Drain, tools)?,
+                State::Lingering { discard: 0, .. } => return Ok(Progress::Done),
                 State::Open | State::Lingering { .. } => {}
             }
             if !self.socket.is_readable() {
@@ -171,9 +180,9 @@ impl<S: Stream> Connection<S> {
     }
 
     fn send(&mut self, tools: &mut Tools) -> io::Result<()> {
-        let sent = self.socket.send(self.write_buf.waiting())?;
+        let sent = self.socket.send(self.write_buf.waiting());
         trace!("  send answers {sent:?}");
-        if let Sent::Bytes(n) = sent {
+        if let Sent::Bytes(n) = sent? {
             self.write_buf.consume(n, &mut tools.pool);
             tools.counters.bytes_out += n as u64;
             self.moved = tools.now;
@@ -182,10 +191,11 @@ impl<S: Stream> Connection<S> {
     }
 
     fn recv(&mut self, tools: &mut Tools) -> io::Result<Received> {
-        let received = self.socket.recv(self.read_buf.room(&mut tools.pool)?)?;
+        let received = self.socket.recv(self.read_buf.room(&mut tools.pool)?);
         trace!("  recv answers {received:?}");
+        let received = received?;
         if let Received::Bytes(n) = received {
-            if let State::Lingering { discard } = &mut self.state {
+            if let State::Lingering { discard, .. } = &mut self.state {
                 *discard = discard.saturating_sub(n);
                 tools.counters.bytes_discarded += n as u64;
             } else {
@@ -218,17 +228,26 @@ impl<S: Stream> Connection<S> {
     ///
     /// # Errors
     /// Those of [`Stream::shutdown_write`].
-    pub fn linger(&mut self, tools: &mut Tools) -> io::Result<()> {
+    pub fn linger(&mut self, why: Ending, tools: &mut Tools) -> io::Result<()> {
         self.forget(tools);
+        trace!("  shutdown(write)");
         self.socket.stream().shutdown_write()?;
         self.moved = tools.now;
-        self.state = State::Lingering { discard: DISCARD };
+        self.state = State::Lingering { discard: DISCARD, why };
         Ok(())
     }
 
-    /// We have sent our end, and the peer may still send.
+    /// We have sent our end, for this reason, and the peer may still send.
+    pub fn lingers(&self) -> Option<Ending> {
+        match self.state {
+            State::Lingering { why, .. } => Some(why),
+            State::Open | State::Flushing => None,
+        }
+    }
+
+    /// Whether it [`lingers`](Connection::lingers).
     pub fn is_lingering(&self) -> bool {
-        matches!(self.state, State::Lingering { .. })
+        self.lingers().is_some()
     }
 
     /// All that was received has been given back, and nothing is known to wait.

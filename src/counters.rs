@@ -22,7 +22,7 @@ pub struct Counters {
     pub closed_idle: u64,
     /// Connections that a drain ended when nothing was owed any more.
     pub closed_drain: u64,
-    /// Connections still open at the very end.
+    /// Connections that the very end found neither closed nor lingering.
     pub closed_cut_off: u64,
     /// Bytes received, to be given back.
     pub bytes_in: u64,

@@ -171,7 +171,8 @@ impl FromStr for Port {
 
     /// A service's name has a letter in it (RFC 6335, section 5.1), a number has none.
     fn from_str(text: &str) -> Result<Port, String> {
-        if let Ok(number) = text.parse() {
+        // A number may not begin with a `+`, as Rust's own may.
+        if let Some(number) = text.parse().ok().filter(|_| !text.starts_with('+')) {
             return Ok(Port::Number(number));
         }
         let is_name = text.contains(|c: char| c.is_ascii_alphabetic())
@@ -296,6 +297,7 @@ mod tests {
             ("localhost:", "`` is not a port"),
             ("localhost:65536", "`65536` is not a port"),
             ("localhost:-1", "`-1` is not a port"),
+            ("localhost:+1", "`+1` is not a port"),
             ("localhost:ec ho", "`ec ho` is not a port"),
             ("::1:7", "brackets"),
             ("[::1:7", "no `]`"),

@@ -13,12 +13,14 @@ use log::{Level, debug, log_enabled};
 use crate::counters::{Cause, Counters};
 use crate::endpoint::Address;
 
-/// The peers of one server.
+/// The peers of one server. Both lists are by the connection's key.
 #[derive(Debug)]
 pub(crate) struct Peers {
     max_per_ip: Option<usize>,
     per_ip: HashMap<IpAddr, usize>,
-    /// By the connection's key; empty while nobody wants to know.
+    /// For the limit; empty without one.
+    ips: Vec<Option<IpAddr>>,
+    /// For the debug log; empty without it.
     visits: Vec<Option<Visit>>,
 }
 
@@ -32,7 +34,7 @@ struct Visit {
 
 impl Peers {
     pub(crate) fn new(max_per_ip: Option<usize>) -> Peers {
-        Peers { max_per_ip, per_ip: HashMap::new(), visits: Vec::new() }
+        Peers { max_per_ip, per_ip: HashMap::new(), ips: Vec::new(), visits: Vec::new() }
     }
 
     /// Whether its address may have one more connection. Who has no address is not limited.
@@ -46,17 +48,14 @@ impl Peers {
     }
 
     pub(crate) fn arrive(&mut self, key: usize, peer: Address, now: Instant) {
-        debug!("connection {key} from {peer}");
-        if self.max_per_ip.is_none() && !log_enabled!(Level::Debug) {
-            return;
-        }
         if let Some(ip) = ip(&peer).filter(|_| self.max_per_ip.is_some()) {
             *self.per_ip.entry(ip).or_default() += 1;
+            put(&mut self.ips, key, ip);
         }
-        if self.visits.len() <= key {
-            self.visits.resize_with(key + 1, || None);
+        if log_enabled!(Level::Debug) {
+            debug!("connection {key} from {peer}");
+            put(&mut self.visits, key, Visit { peer, since: now, bytes_in: 0, bytes_out: 0 });
         }
-        self.visits[key] = Some(Visit { peer, since: now, bytes_in: 0, bytes_out: 0 });
     }
 
     /// What was counted since `before` is this connection's.
@@ -68,14 +67,7 @@ impl Peers {
     }
 
     pub(crate) fn leave(&mut self, key: usize, cause: &Cause, now: Instant) {
-        let Some(visit) = self.visits.get_mut(key).and_then(Option::take) else { return };
-        let Visit { peer, since, bytes_in, bytes_out } = visit;
-        let stayed = now.saturating_duration_since(since);
-        debug!(
-            "connection {key} from {peer} closed after {stayed:.1?}, {bytes_in} bytes in, \
-             {bytes_out} bytes out: {cause}"
-        );
-        if let Some(ip) = ip(&peer)
+        if let Some(ip) = self.ips.get_mut(key).and_then(Option::take)
             && let Some(n) = self.per_ip.get_mut(&ip)
         {
             *n -= 1;
@@ -83,7 +75,22 @@ impl Peers {
                 self.per_ip.remove(&ip);
             }
         }
+        if let Some(visit) = self.visits.get_mut(key).and_then(Option::take) {
+            let Visit { peer, since, bytes_in, bytes_out } = visit;
+            let stayed = now.saturating_duration_since(since);
+            debug!(
+                "connection {key} from {peer} closed after {stayed:.1?}, {bytes_in} bytes in, \
+                 {bytes_out} bytes out: {cause}"
+            );
+        }
     }
+}
+
+fn put<T>(list: &mut Vec<Option<T>>, key: usize, value: T) {
+    if list.len() <= key {
+        list.resize_with(key + 1, || None);
+    }
+    list[key] = Some(value);
 }
 
 /// An IPv4 address is the same one when it comes by way of IPv6.

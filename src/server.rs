@@ -73,9 +73,6 @@ impl Server {
     /// A setting that [`Config::check`] refuses (`InvalidInput`), an endpoint that cannot be bound,
     /// or no more files.
     pub fn bind(config: &Config) -> io::Result<Server> {
-        if config.endpoints.is_empty() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "no endpoint to listen on"));
-        }
         Server::adopt(Vec::new(), config)
     }
 
@@ -85,7 +82,11 @@ impl Server {
     /// # Errors
     /// Those of [`bind`](Server::bind), and a file that is no stream socket, or does not listen.
     pub fn adopt(inherited: Vec<OwnedFd>, config: &Config) -> io::Result<Server> {
-        config.check().map_err(|why| io::Error::new(ErrorKind::InvalidInput, why))?;
+        let refused = |why: String| io::Error::new(ErrorKind::InvalidInput, why);
+        config.check().map_err(refused)?;
+        if inherited.is_empty() && config.endpoints.is_empty() {
+            return Err(refused("no endpoint to listen on".into()));
+        }
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(WAKER))?);
         let mut listeners = Listeners::adopt(inherited, config)?;
@@ -138,7 +139,6 @@ impl Server {
     /// The poll failed, or a guest did. What fails on one connection ends that connection only.
     pub fn run(mut self) -> io::Result<Ended> {
         let mut events = Events::with_capacity(EVENTS);
-        self.tools.now = Instant::now();
         loop {
             let queued = self.run_queue.len();
             self.wait(&mut events)?;
@@ -149,6 +149,8 @@ impl Server {
             self.close_due();
             self.accept();
             self.advance_drain();
+            let turn = self.tools.now.elapsed();
+            self.tools.counters.longest_turn = self.tools.counters.longest_turn.max(turn);
             if let Some(end) = self.end {
                 return Ok(self.close_all(end));
             }
@@ -156,9 +158,6 @@ impl Server {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let turn = self.tools.now.elapsed();
-        let longest = &mut self.tools.counters.longest_turn;
-        *longest = turn.max(*longest);
         loop {
             let answer = self.poll.poll(events, self.timeout());
             self.tools.now = Instant::now();
@@ -223,6 +222,7 @@ impl Server {
     fn run_queued(&mut self, queued: usize) {
         for _ in 0..queued {
             let Some(key) = self.run_queue.pop_front() else { break };
+            trace!("connection {key}: its turn again");
             self.drive(key);
         }
     }
@@ -240,8 +240,9 @@ impl Server {
     }
 
     fn close(&mut self, key: usize, cause: Cause) {
-        let cause = self.cause(key, cause);
         let connection = self.connections.remove(key);
+        // However the lingering ends, the connection was ended by what began it.
+        let cause = connection.lingers().map_or(cause, Cause::from);
         if connection.is_runnable() {
             self.run_queue.retain(|&queued| queued != key);
         }

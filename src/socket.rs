@@ -64,6 +64,13 @@ impl Write for Socket {
     }
 }
 
+/// A peer that is gone is an error of this call, not a signal to the process. Where there is no such
+/// flag, the sockets are made so by mio and the standard library.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: SendFlags = SendFlags::empty();
+
 /// Not by way of the standard library: once a process has a second thread, and ours has one for its
 /// log, libc makes each of its calls a cancellation point (pthreads(7)), which costs as much again as
 /// the rest of the call. These go to the kernel directly.
@@ -72,7 +79,7 @@ fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<usize> {
 }
 
 fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+    Ok(rustix::net::send(socket, bytes, NO_SIGNAL)?)
 }
 
 impl Source for Socket {

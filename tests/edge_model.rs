@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use Action::{Fin, Finish, Hint, LatchAll, Linger, Read, Reset, Send, Turn, Urgent};
-use echoload::connection::{Connection, Tools};
+use echoload::connection::{Connection, Ending, Tools};
 use echoload::nonblocking::Stream;
 use echoload::ready::{Progress, Readiness};
 use proptest::prelude::*;
@@ -306,7 +306,7 @@ impl<const SHORT: bool> Model<SHORT> {
             self.kernel.borrow_mut().wish = Some(action);
             if matches!(action, Finish) {
                 connection.finish();
-            } else if let Err(e) = connection.linger(&mut self.tools) {
+            } else if let Err(e) = connection.linger(Ending::Idle, &mut self.tools) {
                 return self.close(Err(e));
             }
             self.drive();

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use common::{DEADLINE, Daemon, eventually, expect_bytes, leave, ping, reset};
+use common::{DEADLINE, Daemon, eventually, expect_bytes, expect_error, leave, ping, reset};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
@@ -130,9 +130,7 @@ fn two_processes_share_a_port_and_its_connections_and_one_may_leave() {
 fn without_reuse_port_on_both_sides_a_port_has_one_owner() {
     let first = Daemon::start(&["--reuse-port"]);
     let address = first.address().to_string();
-    let second = Command::new(ECHOD).arg(&address).output().expect("start");
-    assert_eq!(second.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&second.stderr).contains("in use"));
+    expect_error(Command::new(ECHOD).arg(&address), 1, &["in use"]);
     let mut stream = first.connect();
     ping(&mut stream, b"mine");
     stream.write_all(b"still").expect("send");

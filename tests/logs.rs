@@ -87,6 +87,27 @@ fn dropped_log_lines_are_counted_once_stderr_is_read_again() {
 }
 
 #[test]
+fn a_rust_log_that_cannot_be_read_is_a_warning_and_stops_no_start() {
+    let words = |stderr: PipeWriter| {
+        // By way of env, since the helper leaves RUST_LOG out.
+        let mut command = Command::new("env");
+        command.args(["RUST_LOG=a=b=c", ECHOD, "127.0.0.1:0"]);
+        Daemon::spawn_logging_to(stderr, &mut command)
+    };
+    let (reader, writer) = pipe().expect("pipe");
+    drop(words(writer));
+    assert!(read_to_end(reader).join().expect("log").contains("RUST_LOG is left out"));
+    let (reader, writer) = pipe().expect("pipe");
+    drop(reader);
+    drop(words(writer));
+    let (unread, mut writer) = pipe().expect("pipe");
+    // One write fewer than would wait for ever: a pipe holds 16 pages.
+    writer.write_all(&vec![b'\n'; 65_536]).expect("a full pipe");
+    drop(words(writer));
+    drop(unread);
+}
+
+#[test]
 fn a_stderr_that_is_gone_harms_nothing() {
     let (reader, writer) = pipe().expect("pipe");
     drop(reader);
@@ -147,9 +168,9 @@ fn at_trace_the_log_shows_the_events_and_what_each_call_answered() {
         "from tcp://",
         "accept answers WouldBlock",
         "readable",
-        "recv answers Bytes(5)",
-        "send answers Bytes(5)",
-        "recv answers End",
+        "recv answers Ok(Bytes(5))",
+        "send answers Ok(Bytes(5))",
+        "recv answers Ok(End)",
         "its peer ended it",
     ];
     eventually("the trace of an echo", || {

@@ -296,7 +296,7 @@ fn what_is_handed_over_and_cannot_be_served_is_one_clear_line() {
     let (pipe, _other) = std::io::pipe().expect("pipe");
     let file = File::open(ECHOD).expect("open");
     let none = "cannot serve what was handed over (LISTEN_FDS)";
-    let cannot_listen = "cannot listen on file 3, which was handed over";
+    let cannot_listen = "file 3 was handed over, and is no stream socket that listens";
     for (what, words) in [
         (same(&file), &[none, "fd 3 is not a socket"][..]),
         (same(&pipe), &[none, "fd 3 is not a socket"]),

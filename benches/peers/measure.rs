@@ -165,7 +165,7 @@ pub fn table(
     placement: Placement,
     options: &Options,
 ) -> Result<Table, Error> {
-    let room = limits::raise_file_limit()?.saturating_sub(OWN_FILES);
+    let room = limits::raise_file_limit(0)?.saturating_sub(OWN_FILES);
     let workload = asked.clone().within(room);
     let (mut notes, mut servers, mut without) = (Vec::new(), Vec::new(), None);
     let (active, idle) = (workload.connections, workload.idle);
@@ -219,7 +219,7 @@ pub fn table(
 
 /// What an idle connection costs.
 pub fn memory(contenders: &[Contender], placement: Placement) -> Result<Vec<Memory>, Error> {
-    let room = limits::raise_file_limit()?.saturating_sub(OWN_FILES);
+    let room = limits::raise_file_limit(0)?.saturating_sub(OWN_FILES);
     let measure = |contender: &Contender| {
         expect_within(Duration::ZERO);
         let mut server = Server::start(contender, placement.server)?;

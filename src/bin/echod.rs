@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, CommandFactory, Parser};
 use log::{LevelFilter, info, warn};
 
-use echoload::daemon::log_sink::{self, LogSink};
-use echoload::daemon::metrics::Metrics;
+use echoload::daemon::log_sink;
+use echoload::daemon::metrics::{self, Metrics};
 use echoload::daemon::signals::Signals;
 use echoload::daemon::stats::Stats;
 use echoload::daemon::{limits, systemd};
@@ -119,9 +119,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<ExitCode> {
-    let most = limits::raise_file_limit()?;
     let level = options.level();
     let inherited = systemd::handed_over()?;
+    let others = inherited.len() + 2 * options.endpoints.len() + options.metrics_files();
+    let most = limits::raise_file_limit(others)?;
     let config = options.config(most, inherited.is_empty());
     if let Err(why) = config.check() {
         cli::complain(NAME, &why);
@@ -140,7 +141,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
             ExitCode::FAILURE
         }
     };
-    LogSink::flush(&log);
+    log.wait_until_written();
     Ok(exit)
 }
 
@@ -185,6 +186,11 @@ impl Options {
             1 => LevelFilter::Debug,
             2.. => LevelFilter::Trace,
         }
+    }
+
+    /// Those of its listeners and its clients.
+    fn metrics_files(&self) -> usize {
+        self.metrics.as_ref().map_or(0, |_| 2 + metrics::CLIENTS)
     }
 
     /// Where nobody has handed sockets over, there is an endpoint to listen on by default.

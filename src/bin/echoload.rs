@@ -167,7 +167,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         cli::complain(NAME, &why);
         return Ok(ExitCode::from(2));
     }
-    limits::raise_file_limit()?;
+    limits::raise_file_limit(0)?;
     let plan = options.plan()?;
     // Before the run: a report that cannot be written should not take ten seconds to say so.
     let mut output = create(options.output.as_ref())?;

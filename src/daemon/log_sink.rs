@@ -5,6 +5,7 @@
 //! and what cannot be written is no reason to die.
 
 use std::collections::VecDeque;
+use std::env;
 use std::io::{self, Write};
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use env_logger::Target;
-use log::LevelFilter;
+use log::{LevelFilter, warn};
 
 use crate::cli;
 
@@ -46,20 +47,29 @@ struct Queue {
 /// No thread could be started.
 pub fn install(level: LevelFilter) -> io::Result<LogSink> {
     let sink = LogSink(Arc::default());
-    env_logger::Builder::new()
-        .filter_level(level)
-        .parse_default_env()
-        .format_timestamp_millis()
-        .target(Target::Pipe(Box::new(sink.clone())))
-        .init();
+    let mut logger = env_logger::Builder::new();
+    logger.format_timestamp_millis().target(Target::Pipe(Box::new(sink.clone())));
+    // What mio says at its lowest level repeats what we say.
+    logger.filter_level(level).filter_module("mio", level.min(LevelFilter::Info));
+    // Not by way of the logger's own reading, which would print what is wrong with it where a stderr
+    // that nobody reads may hold it for ever.
+    let spec = env::var("RUST_LOG").ok();
+    let wrong = spec.as_ref().and_then(|spec| env_filter::Builder::new().try_parse(spec).err());
+    if let Some(spec) = spec.filter(|_| wrong.is_none()) {
+        logger.parse_filters(&spec);
+    }
+    logger.init();
     let writer = sink.clone();
     thread::Builder::new().name("log".into()).spawn(move || writer.write_to(io::stderr()))?;
+    if let Some(e) = wrong {
+        warn!("RUST_LOG is left out: {e}");
+    }
     Ok(sink)
 }
 
 impl LogSink {
     /// Waits until what was logged is written, but not for long.
-    pub fn flush(&self) {
+    pub fn wait_until_written(&self) {
         let unfinished =
             |queue: &mut Queue| queue.writing || queue.dropped > 0 || !queue.lines.is_empty();
         drop(self.0.changed.wait_timeout_while(self.lock(), LAST_WORDS, unfinished));

@@ -23,9 +23,9 @@ use crate::nonblocking::{self, Received, Sent, Stream};
 use crate::ready;
 use crate::socket::Socket;
 
-/// Clients at once; more wait in the backlog. They are few so that with the daemon's own files they
-/// stay within what its limit of connections leaves free.
-const CLIENTS: usize = 4;
+/// Clients at once; more wait in the backlog. Their files are not the daemon's clients' to use, so they
+/// are few.
+pub const CLIENTS: usize = 4;
 
 /// The tokens in front of the clients' are the listeners'.
 const FIRST_CLIENT: usize = TOKENS - CLIENTS;

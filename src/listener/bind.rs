@@ -99,15 +99,11 @@ fn listen(address: SocketAddr, config: &Config) -> io::Result<Listener> {
 pub(super) fn adopt(socket: OwnedFd, config: &Config) -> io::Result<Listener> {
     let number = socket.as_raw_fd();
     let socket = Socket::from(socket);
-    // To listen twice does no harm, and shows what can be listened on.
-    let listens = socket.r#type().and_then(|kind| match kind {
-        Type::STREAM => socket.listen(config.backlog()),
-        _ => Err(ErrorKind::InvalidInput.into()),
-    });
-    listens.map_err(|e| {
-        let why = format!("cannot listen on file {number}, which was handed over: {e}");
-        io::Error::new(e.kind(), why + "; it must be a stream socket (systemd: Accept=no)")
-    })?;
+    if !is_listener(&socket)? {
+        let why = format!("file {number} was handed over, and is no stream socket that listens");
+        let why = why + "; with systemd it must be ListenStream and Accept=no";
+        return Err(io::Error::new(ErrorKind::InvalidInput, why));
+    }
     // It comes blocking: the first accept from an empty queue would stop the loop.
     socket.set_nonblocking(true)?;
     if socket.local_addr()?.is_unix() {
@@ -115,6 +111,15 @@ pub(super) fn adopt(socket: OwnedFd, config: &Config) -> io::Result<Listener> {
     }
     set_inherited(&socket, config)?;
     tcp(socket)
+}
+
+/// Not found out by listening: that would change a backlog that its owner has chosen.
+fn is_listener(socket: &Socket) -> io::Result<bool> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    let listens = socket.is_listener()?;
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    let listens = true;
+    Ok(listens && socket.r#type()? == Type::STREAM)
 }
 
 fn tcp(socket: Socket) -> io::Result<Listener> {

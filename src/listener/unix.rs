@@ -4,17 +4,28 @@
 //! the next one. But a path may also be somebody's file, or a server that is alive. So a taken path is
 //! looked at before it is removed, and at the end only what we have put there ourselves goes.
 
-use std::fs::{self, Metadata, Permissions};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::fs::OpenOptions;
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::{fd::AsRawFd, unix::fs::OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use mio::net::UnixListener;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{ListenSocket, Listener};
 use crate::config::Config;
 use crate::endpoint::Address;
+
+/// How long to wait for a start that is under way on another path of the same folder.
+const LOCK: Duration = Duration::from_secs(5);
 
 /// A path at which this process has bound a socket; removed with this value, if it still is that one.
 #[derive(Debug)]
@@ -26,13 +37,15 @@ pub(super) struct OwnPath {
 impl Drop for OwnPath {
     fn drop(&mut self) {
         // Nothing is lost if it cannot be removed: the next start finds a dead socket.
-        let _ = remove_if(&self.path, |now| is_same(now, &self.bound));
+        let _ = remove_if_same(&self.path, &self.bound);
     }
 }
 
-/// Binds, and listens.
+/// Binds, and listens. The folder is locked meanwhile, so that of several starts on one path none
+/// takes another's socket, which does not listen yet, for a dead one.
 pub(super) fn listen(path: &Path, config: &Config) -> io::Result<Listener> {
     let address = SockAddr::unix(path)?;
+    let _lock = lock_folder(path)?;
     let socket = stream()?;
     if let Err(e) = socket.bind(&address) {
         if e.kind() != ErrorKind::AddrInUse {
@@ -43,15 +56,44 @@ pub(super) fn listen(path: &Path, config: &Config) -> io::Result<Listener> {
     }
     let own = OwnPath { path: path.to_owned(), bound: fs::symlink_metadata(path)? };
     // Before it listens, so that nobody connects meanwhile who may not.
-    let mode = config.unix_mode.unwrap_or(own.bound.mode() & 0o666);
-    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    set_mode(&own, config.unix_mode.unwrap_or(own.bound.mode() & 0o666))?;
     socket.listen(config.backlog())?;
-    // Another start may have found it before it listened, and taken it for dead.
-    if !fs::symlink_metadata(path).is_ok_and(|now| is_same(&now, &own.bound)) {
-        return taken("another server has taken the path at the same time");
-    }
     let listener = adopt(socket)?;
     Ok(Listener { path: Some(own), ..listener })
+}
+
+/// An advisory lock, flock(2), that goes with the file; none where a folder cannot be locked.
+fn lock_folder(path: &Path) -> io::Result<Option<File>> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) else { return Ok(None) };
+    let patience = Instant::now() + LOCK;
+    loop {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(folder)),
+            Err(Errno::WOULDBLOCK) if Instant::now() < patience => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(Errno::WOULDBLOCK) => return taken("another program keeps the folder locked"),
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// Of the socket itself: at its path there may be a link by now, to a file of somebody else's.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_mode(own: &OwnPath, mode: u32) -> io::Result<()> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let handle = OpenOptions::new().read(true).custom_flags(flags).open(&own.path)?;
+    if !is_same(&handle.metadata()?, &own.bound) {
+        return taken("something else has taken its place");
+    }
+    let itself = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    fs::set_permissions(itself, Permissions::from_mode(mode))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn set_mode(own: &OwnPath, mode: u32) -> io::Result<()> {
+    fs::set_permissions(&own.path, Permissions::from_mode(mode))
 }
 
 /// A socket that somebody else has bound: its path is theirs.
@@ -71,11 +113,7 @@ fn remove_dead(path: &Path, address: &SockAddr) -> io::Result<()> {
         return taken("a file is there that is no socket: remove it, or choose another path");
     }
     match stream()?.connect(address) {
-        // Nobody holds it open: where another start has removed it meanwhile, that one's socket may
-        // have got its inode.
-        Err(e) if e.kind() == ErrorKind::ConnectionRefused => remove_if(path, |now| {
-            is_same(now, &found) && now.modified().ok() == found.modified().ok()
-        }),
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => remove_if_same(path, &found),
         // Would-block is a queue that is full: that of a living server.
         Err(e) if e.kind() != ErrorKind::WouldBlock => {
             let why = format!("a socket is there, and whether it is dead cannot be told: {e}");
@@ -89,15 +127,12 @@ fn taken<T>(why: &str) -> io::Result<T> {
     Err(io::Error::new(ErrorKind::AddrInUse, why))
 }
 
-/// Sees to it that what is found at the path is not there any more.
-fn remove_if(path: &Path, is_it: impl Fn(&Metadata) -> bool) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(now) if !is_it(&now) => Ok(()),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    // Somebody else was faster.
-    removed.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })
+fn remove_if_same(path: &Path, before: &Metadata) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(now) if is_same(&now, before) => fs::remove_file(path),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a path still is what it was is told by the device and the inode.

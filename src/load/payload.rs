@@ -106,7 +106,6 @@ impl Payload {
     }
 
     /// Writes the bytes that follow a place.
-    #[cold]
     pub fn fill(&self, mut at: Cursor, mut out: &mut [u8]) {
         while !out.is_empty() {
             let piece = self.piece(at, out.len());

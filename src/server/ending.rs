@@ -4,11 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::info;
+use log::{info, trace};
 use mio::Waker;
 
 use super::{Server, host};
-use crate::connection::{Connection, LINGER};
+use crate::connection::{Connection, Ending, LINGER};
 use crate::counters::{Cause, Counters};
 use crate::deadline::after;
 use crate::guest::Wish;
@@ -61,6 +61,15 @@ impl Stopper {
     }
 }
 
+impl From<Ending> for Cause {
+    fn from(why: Ending) -> Cause {
+        match why {
+            Ending::Idle => Cause::Idle,
+            Ending::Drain => Cause::Drain,
+        }
+    }
+}
+
 /// What a drain has still to come to.
 pub(super) struct Drain {
     began: Instant,
@@ -99,16 +108,19 @@ impl Server {
         if !connection.is_lingering() && self.is_due(key) {
             // Bytes may be there already, and their event still in the kernel: ask the socket itself
             // before its silence is held against it.
+            trace!("connection {key}: asked before it ends");
             self.connections[key].latch(Readiness::ALL);
             self.drive(key);
         }
         let Some(connection) = self.connections.get(key) else { return };
+        let drained = self.drain.is_some() && connection.is_settled();
+        let why = if drained { Ending::Drain } else { Ending::Idle };
         let lingering = connection.is_lingering();
         if !self.is_due(key) {
             self.schedule(key, self.due(key));
         } else if lingering {
             self.close(key, Cause::CutOff);
-        } else if let Err(e) = self.connections[key].linger(&mut self.tools) {
+        } else if let Err(e) = self.connections[key].linger(why, &mut self.tools) {
             self.close(key, Cause::Error(e));
         } else {
             self.schedule(key, after(self.tools.now, Some(LINGER)));
@@ -137,16 +149,6 @@ impl Server {
     pub(super) fn schedule(&mut self, key: usize, due: Option<Instant>) {
         let due = if self.drain.is_some() { after(self.tools.now, Some(QUIET)) } else { due };
         self.deadlines.schedule(key, due);
-    }
-
-    /// However the lingering ends, the connection was ended by what began it.
-    pub(super) fn cause(&self, key: usize, cause: Cause) -> Cause {
-        let connection = &self.connections[key];
-        match &self.drain {
-            _ if !connection.is_lingering() => cause,
-            Some(drain) if connection.last_moved() >= drain.began => Cause::Drain,
-            _ => Cause::Idle,
-        }
     }
 
     pub(super) fn grant(&mut self, wish: Wish) {
@@ -208,6 +210,7 @@ impl Server {
         self.run_queue.clear();
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
+            trace!("connection {key}: asked in the drain");
             prepare(&mut self.connections[key]);
             self.drive(key);
         }

@@ -174,6 +174,7 @@ pub struct Daemon {
     pub printed: Vec<String>,
     pub addresses: Vec<SocketAddr>,
     log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
     files_at_start: usize,
     asked: bool,
 }
@@ -209,14 +210,14 @@ impl Daemon {
         command.env_remove("RUST_LOG").stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().expect("start");
         let log = Arc::new(Mutex::new(String::new()));
-        if let Some(stderr) = child.stderr.take() {
+        let reader = child.stderr.take().map(|stderr| {
             let lines = Arc::clone(&log);
             thread::spawn(move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                     *lines.lock().expect("log") += &(line + "\n");
                 }
-            });
-        }
+            })
+        });
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut printed = Vec::new();
         // The lines come in one write, once all is bound.
@@ -231,7 +232,8 @@ impl Daemon {
         }
         let tcp = printed.iter().filter_map(|line| line.strip_prefix("tcp://"));
         let addresses = tcp.map(|address| address.parse().expect("an address")).collect();
-        let mut daemon = Daemon { child, printed, addresses, log, files_at_start: 0, asked: false };
+        let mut daemon =
+            Daemon { child, printed, addresses, log, reader, files_at_start: 0, asked: false };
         // Whatever is not there yet would later look like a leak.
         daemon.echo();
         daemon.files_at_start = daemon.settled_files();
@@ -330,6 +332,10 @@ impl Daemon {
             status.is_some()
         });
         self.asked = true;
+        if let Some(reader) = self.reader.take() {
+            eventually("the log's end", || reader.is_finished());
+            reader.join().expect("the log");
+        }
         status.expect("ended")
     }
 
