@@ -19,8 +19,8 @@ use crate::counters::Counters;
 use crate::endpoint::{Address, Endpoint};
 use crate::guest::{Guest, Host, TOKENS, Wish};
 use crate::listener::{Allowance, Listeners};
-use crate::nonblocking::{self, Received, Sent, Stream};
-use crate::ready;
+use crate::nonblocking::{Received, Sent, Stream};
+use crate::ready::{self, Latched, Readiness};
 use crate::socket::Socket;
 
 /// Clients at once; more wait in the backlog. Their files are not the daemon's clients' to use, so they
@@ -51,7 +51,7 @@ pub struct Metrics {
 }
 
 struct Client {
-    socket: Socket,
+    socket: Latched<Socket>,
     stage: Stage,
     deadline: Instant,
 }
@@ -97,7 +97,7 @@ impl Metrics {
             let token = Token(self.first_token + FIRST_CLIENT + entry.key());
             match host.registry.register(&mut socket, token, ready::interest()) {
                 Ok(()) => drop(entry.insert(Client {
-                    socket,
+                    socket: Latched::new(socket),
                     stage: Stage::Asking(Vec::new()),
                     deadline: host.now + PATIENCE,
                 })),
@@ -132,7 +132,12 @@ impl Guest for Metrics {
     fn ready(&mut self, host: &Host<'_>, event: &Event) -> io::Result<Wish> {
         match (event.token().0 - self.first_token).checked_sub(FIRST_CLIENT) {
             None => self.listeners.latch(event.token()),
-            Some(key) => self.drive(key, host.counters),
+            Some(key) => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.socket.latch(Readiness::from(event));
+                }
+                self.drive(key, host.counters);
+            }
         }
         // Last, as the server does it: a key that has just become free may have an event under way,
         // which does the newcomer no harm but a call in vain.
@@ -157,13 +162,12 @@ impl Guest for Metrics {
 }
 
 impl Client {
-    /// Goes on until a call would block, at every event: so there is no readiness to remember. Whether
-    /// all is said.
+    /// Goes on until a call would block. Whether all is said.
     fn drive(&mut self, counters: &Counters) -> io::Result<bool> {
         let mut chunk = [0; 4096];
         loop {
             match &mut self.stage {
-                Stage::Asking(request) => match nonblocking::recv(&mut self.socket, &mut chunk)? {
+                Stage::Asking(request) => match recv(&mut self.socket, &mut chunk)? {
                     Received::Bytes(n) => {
                         request.extend(&chunk[..n]);
                         if let Some(response) = answer(request, counters) {
@@ -174,26 +178,30 @@ impl Client {
                     Received::WouldBlock => return Ok(false),
                 },
                 Stage::Answering { response, sent } => {
-                    match nonblocking::send(&mut self.socket, &response[*sent..])? {
+                    match self.socket.send(&response[*sent..])? {
                         Sent::Bytes(n) => *sent += n,
                         Sent::WouldBlock => return Ok(false),
                     }
                     if *sent == response.len() {
-                        self.socket.shutdown_write()?;
+                        self.socket.stream().shutdown_write()?;
                         self.stage = Stage::Lingering { discard: DISCARD };
                     }
                 }
                 Stage::Lingering { discard: 0 } => return Ok(true),
-                Stage::Lingering { discard } => {
-                    match nonblocking::recv(&mut self.socket, &mut chunk)? {
-                        Received::Bytes(n) => *discard = discard.saturating_sub(n),
-                        Received::End => return Ok(true),
-                        Received::WouldBlock => return Ok(false),
-                    }
-                }
+                Stage::Lingering { discard } => match recv(&mut self.socket, &mut chunk)? {
+                    Received::Bytes(n) => *discard = discard.saturating_sub(n),
+                    Received::End => return Ok(true),
+                    Received::WouldBlock => return Ok(false),
+                },
             }
         }
     }
+}
+
+/// Only where there may be something: a recv in vain has poll(2) armed again, which answers at once
+/// that the socket is writable, and so on without end.
+fn recv(socket: &mut Latched<Socket>, room: &mut [u8]) -> io::Result<Received> {
+    if socket.is_readable() { socket.recv(room) } else { Ok(Received::WouldBlock) }
 }
 
 /// The response to a request; nothing yet, where it is not whole.
