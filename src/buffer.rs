@@ -138,7 +138,8 @@ pub struct Pool {
     #[expect(clippy::vec_box, reason = "a page moves between here and a buffer as one pointer")]
     spare: Vec<Box<Page>>,
     max_spare: usize,
-    lent: usize,
+    /// Pages that there are, here or with buffers.
+    mapped: usize,
 }
 
 impl Pool {
@@ -146,33 +147,32 @@ impl Pool {
     pub fn new(page_size: usize) -> Pool {
         let page_size = page_size.max(1);
         let max_spare = (SPARE_BYTES / page_size).max(1);
-        Pool { page_size, spare: Vec::new(), max_spare, lent: 0 }
+        Pool { page_size, spare: Vec::new(), max_spare, mapped: 0 }
     }
 
     /// How many pages are with buffers now.
     pub fn lent(&self) -> usize {
-        self.lent
+        self.mapped - self.spare.len()
     }
 
     fn take(&mut self) -> io::Result<Box<Page>> {
-        let page = if let Some(page) = self.spare.pop() {
-            page
-        } else {
-            let bytes = Bytes::Lent(MmapMut::map_anon(self.page_size)?);
-            Box::new(Page { bytes, start: 0, end: 0 })
-        };
-        self.lent += 1;
-        Ok(page)
+        if let Some(page) = self.spare.pop() {
+            return Ok(page);
+        }
+        let bytes = Bytes::Lent(MmapMut::map_anon(self.page_size)?);
+        self.mapped += 1;
+        Ok(Box::new(Page { bytes, start: 0, end: 0 }))
     }
 
     fn put(&mut self, mut page: Box<Page>) {
         if matches!(page.bytes, Bytes::Few(_)) {
             return;
         }
-        self.lent -= 1;
         if self.spare.len() < self.max_spare {
             (page.start, page.end) = (0, 0);
             self.spare.push(page);
+        } else {
+            self.mapped -= 1;
         }
     }
 }

@@ -193,15 +193,15 @@ impl Server {
 
     fn dispatch(&mut self, event: &Event) -> io::Result<()> {
         match event.token().0 {
+            key if key < LISTENERS => self.ready(key, event),
+            token if token < GUESTS => self.listeners.latch(event.token()),
             WAKER => self.begin_drain(),
-            token if token >= GUESTS => {
+            token => {
                 let guest = (token - GUESTS) / TOKENS;
                 let host = host(&self.poll, &self.tools);
                 let wish = self.guests[guest].ready(&host, event)?;
                 self.grant(wish);
             }
-            token if token >= LISTENERS => self.listeners.latch(event.token()),
-            key => self.ready(key, event),
         }
         Ok(())
     }
