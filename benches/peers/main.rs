@@ -2,9 +2,9 @@
 //! other kinds of server are.
 //!
 //! **What.** The daemon, with its default options; a bare epoll loop, the limit; a task a connection,
-//! on tokio and on smol; a thread a connection; a process a connection. Each kind is the smallest
-//! honest program of its kind, in a file of its own under `servers/`. The load is our load tester, in
-//! a process and on one thread, and checks every byte; anything wrong fails the whole.
+//! on tokio, in two ways, and on smol; a thread a connection; a process a connection. Each kind is the
+//! smallest honest program of its kind, in a file of its own under `servers/`. The load is our load
+//! tester, in a process and on one thread, and checks every byte; anything wrong fails the whole.
 //!
 //! **How.** A machine drifts, by tens of percent over minutes. So the rounds are short, and in each of
 //! them every server is measured once, in an order that rotates, as a new process unless others idle

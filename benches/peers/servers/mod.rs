@@ -1,5 +1,5 @@
 //! The peers: for each kind of server the smallest honest one. Each echoes any stream right, through
-//! short sends, back-pressure and half-close, and has 64 KiB to receive into.
+//! short sends, back-pressure and half-close, and all but one have 64 KiB to receive into.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -34,9 +34,10 @@ pub struct Kind {
 }
 
 /// The first is the limit, which all are compared with.
-pub const KINDS: [Kind; 5] = [
+pub const KINDS: [Kind; 6] = [
     Kind { name: "epoll", serve: epoll::serve, ..LOOP },
     Kind { name: "tokio", serve: tokio::serve, ..LOOP },
+    Kind { name: "tokio-copy", serve: tokio::serve_by_copy, ..LOOP },
     Kind { name: "smol", serve: smol::serve, ..LOOP },
     Kind {
         name: "threads",

@@ -1,19 +1,31 @@
-//! A task for each connection, on one thread, with tokio.
+//! A task for each connection, on one thread, with tokio: once with a buffer of our size, and once as
+//! its tutorial has it, with `copy` and what that takes for a buffer, 8 KiB.
 
 use std::io;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 
 use super::{BUFFER, listen};
 
 pub fn serve(address: SocketAddr) -> io::Result<()> {
+    run(address, echo)
+}
+
+pub fn serve_by_copy(address: SocketAddr) -> io::Result<()> {
+    run(address, copy)
+}
+
+fn run<E>(address: SocketAddr, echo: fn(TcpStream) -> E) -> io::Result<()>
+where
+    E: Future<Output = io::Result<()>> + Send + 'static,
+{
     let listener = listen(address)?;
     listener.set_nonblocking(true)?;
     Builder::new_current_thread().enable_io().build()?.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = TcpListener::from_std(listener)?;
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
@@ -30,4 +42,10 @@ async fn echo(mut stream: TcpStream) -> io::Result<()> {
             n => stream.write_all(&page[..n]).await?,
         }
     }
+}
+
+async fn copy(mut stream: TcpStream) -> io::Result<()> {
+    let (mut from, mut to) = stream.split();
+    tokio::io::copy(&mut from, &mut to).await?;
+    Ok(())
 }
