@@ -5,11 +5,11 @@ use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use dns_lookup::{AddrInfoHints, getaddrinfo};
+use socket2::SockAddr;
 
 /// What a user names. A host may stand for several addresses, an empty one for every interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,10 +64,12 @@ impl Address {
     }
 }
 
-impl From<net::SocketAddr> for Address {
-    fn from(address: net::SocketAddr) -> Address {
-        #[cfg(target_os = "linux")]
-        if let Some(name) = std::os::linux::net::SocketAddrExt::as_abstract_name(&address) {
+impl From<&SockAddr> for Address {
+    fn from(address: &SockAddr) -> Address {
+        if let Some(address) = address.as_socket() {
+            return Address::Tcp(address);
+        }
+        if let Some(name) = address.as_abstract_namespace() {
             return Address::Unix(OsStr::from_bytes(&[b"@", name].concat()).into());
         }
         Address::Unix(address.as_pathname().unwrap_or(Path::new("")).to_owned())

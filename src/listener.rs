@@ -5,13 +5,14 @@
 
 use std::io::{self, ErrorKind};
 use std::mem;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use log::trace;
 use mio::event::Source;
-use mio::net::{TcpListener, UnixListener};
+use mio::net::{TcpListener, UnixStream};
 use mio::{Interest, Registry, Token};
+use socket2::SockRef;
 
 use crate::config::Config;
 use crate::endpoint::Address;
@@ -63,7 +64,9 @@ impl Listener {
 #[derive(Debug)]
 enum ListenSocket {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    /// As a stream, whose `try_io` leaves accept to us. Mio's own panics at a client whose path fills
+    /// its address to the last byte: the kernel tells its length with one byte more (unix(7), BUGS).
+    Unix(UnixStream),
 }
 
 impl ListenSocket {
@@ -74,8 +77,9 @@ impl ListenSocket {
                 (Socket::Tcp(stream), Address::Tcp(peer))
             }
             ListenSocket::Unix(listener) => {
-                let (stream, peer) = listener.accept()?;
-                (Socket::Unix(stream), peer.into())
+                let (socket, peer) = listener.try_io(|| SockRef::from(listener).accept())?;
+                socket.set_nonblocking(true)?;
+                (Socket::Unix(UnixStream::from_std(socket.into())), Address::from(&peer))
             }
         })
     }
@@ -92,7 +96,7 @@ impl ListenSocket {
 #[derive(Debug)]
 pub struct Allowance {
     left: usize,
-    error: Option<i32>,
+    error: Option<(ErrorKind, Option<i32>)>,
 }
 
 impl Default for Allowance {
@@ -117,7 +121,11 @@ impl Listeners {
     pub fn adopt(inherited: Vec<OwnedFd>, config: &Config) -> io::Result<Listeners> {
         let mut sockets = Vec::new();
         for socket in inherited {
-            sockets.push(bind::adopt(socket, config)?);
+            let number = socket.as_raw_fd();
+            sockets.push(bind::adopt(socket, config).map_err(|e| {
+                let why = format!("cannot serve file {number}, which was handed over: {e}");
+                io::Error::new(e.kind(), why)
+            })?);
         }
         for endpoint in &config.endpoints {
             sockets.extend(bind::bind(endpoint, config)?);
@@ -184,9 +192,10 @@ impl Listeners {
     /// "accept will almost certainly work" (HOWTO), and when it does not:
     ///
     /// - Would-block: the backlog is empty, an event will tell.
-    /// - One that gave up while it waited (`ECONNABORTED`, `EPROTO` and their like): the next one may
-    ///   be well, so go on.
-    /// - The same error twice in a row is no longer one peer's. When files or memory run out
+    /// - One that gave up while it waited (`ECONNABORTED`), or an error that it has brought along
+    ///   (`EPROTO` and its like): the next one may be well, so go on.
+    /// - The same error twice in a row, if it is none of peers that give up, or no other answer for a
+    ///   whole turn, is no longer one peer's. When files or memory run out
     ///   (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`; accept(2)) the connection stays in the backlog.
     ///   Edges would never mention it again, and a level-triggered loop would spin on it. So accept
     ///   stays owed, and is tried again after a pause or as soon as a connection closes.
@@ -212,7 +221,10 @@ impl Listeners {
                     allowance.left -= 1;
                     self.errors += 1;
                     trace!("  accept answers {e}");
-                    if mem::replace(&mut allowance.error, e.raw_os_error()) == e.raw_os_error() {
+                    let error = Some((e.kind(), e.raw_os_error()));
+                    let again = mem::replace(&mut allowance.error, error) == error;
+                    let passing = [ErrorKind::ConnectionAborted, ErrorKind::Interrupted];
+                    if again && (!passing.contains(&e.kind()) || allowance.left == 0) {
                         self.troubles.warn(now, format_args!("cannot accept on {address}: {e}"));
                         self.paused_until = now.checked_add(PAUSE);
                         return None;

@@ -296,7 +296,7 @@ fn what_is_handed_over_and_cannot_be_served_is_one_clear_line() {
     let (pipe, _other) = std::io::pipe().expect("pipe");
     let file = File::open(ECHOD).expect("open");
     let none = "cannot serve what was handed over (LISTEN_FDS)";
-    let cannot_listen = "file 3 was handed over, and is no stream socket that listens";
+    let cannot_listen = "file 3, which was handed over: it is no stream socket that listens";
     for (what, words) in [
         (same(&file), &[none, "fd 3 is not a socket"][..]),
         (same(&pipe), &[none, "fd 3 is not a socket"]),
@@ -318,7 +318,12 @@ fn what_is_handed_over_and_cannot_be_served_is_one_clear_line() {
 #[test]
 fn what_was_handed_over_to_somebody_else_is_left_alone() {
     let (listener, _) = listener();
-    for meant in ["LISTEN_FDS=1 LISTEN_PID=1", "LISTEN_FDS=0 LISTEN_PID=$$", "LISTEN_PID=$$"] {
+    for meant in [
+        "LISTEN_FDS=1 LISTEN_PID=1",
+        "LISTEN_FDS=1 LISTEN_PID=",
+        "LISTEN_FDS=0 LISTEN_PID=$$",
+        "LISTEN_PID=$$",
+    ] {
         let script = HAND_OVER.replace("LISTEN_FDS=1 LISTEN_PID=$$", meant);
         let mut command = shell(&script, &["127.0.0.2:0"]);
         let daemon = Daemon::spawn_between(same(&listener), Stdio::piped(), &mut command);

@@ -26,6 +26,7 @@ use common::{
 };
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tester::{ECHOLOAD, Tester, errors};
@@ -483,6 +484,14 @@ fn files_passed_along_hide_no_bytes_and_are_not_kept() {
 }
 
 #[test]
+fn a_folder_that_somebody_keeps_locked_does_not_keep_a_daemon_from_starting() {
+    let folder = Folder::new("locked");
+    let locked = fs::File::open(&folder.0).expect("folder");
+    flock(&locked, FlockOperation::LockExclusive).expect("lock");
+    folder.daemon("socket", &[]).last_questions();
+}
+
+#[test]
 fn a_peer_whose_path_is_an_attack_on_the_terminal_is_logged_on_one_line_and_harmless() {
     let folder = Folder::new("log");
     let mut daemon = folder.daemon("socket", &["-vv"]);
@@ -501,6 +510,26 @@ fn a_peer_whose_path_is_an_attack_on_the_terminal_is_logged_on_one_line_and_harm
     });
     let log = daemon.log();
     assert!(!log.contains(|c: char| c.is_control() && c != '\n'), "{log:?}");
+}
+
+/// The kernel tells the length of such an address with a byte more than there is room for.
+#[test]
+fn a_peer_whose_path_fills_its_address_to_the_last_byte_is_served_like_any_other() {
+    const CLIENT: &str = r#"use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) or die;
+        bind(S, pack("S a108", AF_UNIX, "x" x 108)) or die "bind: $!";
+        connect(S, pack_sockaddr_un("socket")) or die "connect: $!";
+        my $back; syswrite(S, "hi") and sysread(S, $back, 2) and print $back"#;
+    if !have("perl", &["-MSocket", "-e", "1"]) {
+        return;
+    }
+    let folder = Folder::new("full");
+    let mut daemon = folder.daemon("socket", &["-v"]);
+    let client = Command::new("perl").current_dir(&folder.0).args(["-e", CLIENT]).output();
+    let client = client.expect("perl");
+    assert_eq!(client.stdout, b"hi", "{client:?}");
+    daemon.last_questions();
+    let path = format!("from unix:{}", "x".repeat(108));
+    eventually("the log tells of it", || daemon.log().contains(&path));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use log::warn;
@@ -97,11 +97,10 @@ fn listen(address: SocketAddr, config: &Config) -> io::Result<Listener> {
 
 /// A socket that somebody else has bound, and keeps: what waits at it when we end is theirs to serve.
 pub(super) fn adopt(socket: OwnedFd, config: &Config) -> io::Result<Listener> {
-    let number = socket.as_raw_fd();
     let socket = Socket::from(socket);
     if !is_listener(&socket)? {
-        let why = format!("file {number} was handed over, and is no stream socket that listens");
-        let why = why + "; with systemd it must be ListenStream and Accept=no";
+        let why = "it is no stream socket that listens; with systemd it must be ListenStream and \
+                   Accept=no";
         return Err(io::Error::new(ErrorKind::InvalidInput, why));
     }
     // It comes blocking: the first accept from an empty queue would stop the loop.
@@ -165,8 +164,9 @@ fn set_congestion(_: &Socket, _: &str) -> io::Result<()> {
 }
 
 /// A peer that vanishes says nothing. After `idle` without a byte the kernel asks, three times, a
-/// third of `idle` apart (tcp(7)). A peer that takes nothing of what it is owed is given up after the
-/// same time (`TCP_USER_TIMEOUT`, RFC 5482).
+/// third of `idle` apart (tcp(7)), and ends a connection that has said nothing for twice as long as
+/// `idle`. In the same time one ends whose peer takes nothing of what it is owed, be it that its
+/// window stays shut (`TCP_USER_TIMEOUT`, RFC 5482).
 fn set_keepalive(socket: &Socket, idle: Duration) -> io::Result<()> {
     const PROBES: u32 = 3;
     let interval = (idle / PROBES).max(Duration::from_secs(1));

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mio::net::UnixListener;
+use mio::net::UnixStream;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -45,7 +45,7 @@ impl Drop for OwnPath {
 /// takes another's socket, which does not listen yet, for a dead one.
 pub(super) fn listen(path: &Path, config: &Config) -> io::Result<Listener> {
     let address = SockAddr::unix(path)?;
-    let _lock = lock_folder(path)?;
+    let _lock = lock_folder(path);
     let socket = stream()?;
     if let Err(e) = socket.bind(&address) {
         if e.kind() != ErrorKind::AddrInUse {
@@ -62,19 +62,19 @@ pub(super) fn listen(path: &Path, config: &Config) -> io::Result<Listener> {
     Ok(Listener { path: Some(own), ..listener })
 }
 
-/// An advisory lock, flock(2), that goes with the file; none where a folder cannot be locked.
-fn lock_folder(path: &Path) -> io::Result<Option<File>> {
+/// An advisory lock, flock(2), that goes with the file; none where a folder cannot be locked. Whoever
+/// may read the folder can hold it for ever, and must not keep us from starting.
+fn lock_folder(path: &Path) -> Option<File> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) else { return Ok(None) };
+    let folder = File::open(folder.unwrap_or(Path::new("."))).ok()?;
     let patience = Instant::now() + LOCK;
     loop {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(folder)),
+            Ok(()) => return Some(folder),
             Err(Errno::WOULDBLOCK) if Instant::now() < patience => {
                 thread::sleep(Duration::from_millis(5));
             }
-            Err(Errno::WOULDBLOCK) => return taken("another program keeps the folder locked"),
-            Err(_) => return Ok(None),
+            Err(_) => return None,
         }
     }
 }
@@ -98,8 +98,8 @@ fn set_mode(own: &OwnPath, mode: u32) -> io::Result<()> {
 
 /// A socket that somebody else has bound: its path is theirs.
 pub(super) fn adopt(socket: Socket) -> io::Result<Listener> {
-    let socket = UnixListener::from_std(socket.into());
-    let address: Address = socket.local_addr()?.into();
+    let address = Address::from(&socket.local_addr()?);
+    let socket = UnixStream::from_std(socket.into());
     Ok(Listener::new(ListenSocket::Unix(socket), address, None))
 }
 
