@@ -140,6 +140,7 @@ impl<S: Stream> Connection<S> {
     /// | send took n | the cursor moves; go on, since only a would-block stops |
     /// | send would block | `writable` off |
     /// | recv got n | n bytes more are owed; go on |
+    /// | it left room, where that means empty, and not `to_the_end` | `readable` off as well |
     /// | recv got 0 | they are done sending, and have got back all that they sent: done |
     /// | recv would block | `readable` and `to_the_end` off |
     /// | bytes owed | no recv; `readable` stays on |

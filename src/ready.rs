@@ -1,8 +1,9 @@
 //! Readiness as a latched hint.
 //!
-//! An edge says once that something has changed. So what it said is kept until a call proves it wrong:
-//! an event sets a bit, and only that call's would-block clears it. After back-pressure no event comes
-//! for bytes that have been there all along; the bit remembers them.
+//! An edge says once that something has changed. So what it said is kept until an answer proves it
+//! wrong: an event sets a bit, and a call that would block clears it, or a recv that met the end, or,
+//! where [`Stream::short_recv_means_empty`], one that left room. After back-pressure no event comes for
+//! bytes that have been there all along; the bit remembers them.
 
 use std::fmt;
 use std::io;

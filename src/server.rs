@@ -32,7 +32,10 @@ use ending::Drain;
 pub use ending::{End, Ended, Stopper};
 
 /// Events taken from the kernel in one call; more wait there for the next turn.
-const EVENTS: usize = 1024;
+const EVENTS: usize = 256;
+
+/// How long a turn may be busy with the run queue: signals, newcomers and deadlines wait meanwhile.
+const QUEUE_TIME: Duration = Duration::from_millis(10);
 
 /// Whom an event is for. A connection's token is its key in the slab; the others have tokens that no
 /// slab can reach.
@@ -51,7 +54,7 @@ pub struct Server {
     peers: Peers,
     guests: Vec<Box<dyn Guest>>,
     /// Connections with a latched, wanted call left: the runnable ones, each once, and no other. So what
-    /// is runnable before an event is queued already, and what ends while it is queued is taken out.
+    /// is runnable before an event is queued already, and nothing ends while it is queued.
     run_queue: VecDeque<usize>,
     deadlines: Deadlines,
     max_connections: usize,
@@ -162,7 +165,7 @@ impl Server {
             let answer = self.poll.poll(events, self.timeout());
             self.tools.now = Instant::now();
             match answer {
-                // A debugger or a SIGCONT: wait again, for what is left of the time.
+                // A signal's handler ran, or a debugger: wait again, for what is left of the time.
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 answer => answer?,
             }
@@ -218,12 +221,17 @@ impl Server {
         }
     }
 
-    /// What was queued when the turn began, each once.
+    /// What was queued when the turn began, each once, the first of them in any case.
     fn run_queued(&mut self, queued: usize) {
+        let mut until = None;
         for _ in 0..queued {
             let Some(key) = self.run_queue.pop_front() else { break };
             trace!("connection {key}: its turn again");
             self.drive(key);
+            let now = Instant::now();
+            if *until.get_or_insert(now + QUEUE_TIME) <= now {
+                break;
+            }
         }
     }
 
@@ -243,9 +251,7 @@ impl Server {
         let connection = self.connections.remove(key);
         // However the lingering ends, the connection was ended by what began it.
         let cause = connection.lingers().map_or(cause, Cause::from);
-        if connection.is_runnable() {
-            self.run_queue.retain(|&queued| queued != key);
-        }
+        debug_assert!(!self.run_queue.contains(&key));
         connection.close(&mut self.tools);
         self.tools.counters.count(&cause);
         self.peers.leave(key, &cause, self.tools.now);

@@ -147,13 +147,14 @@ fn run(options: &Options) -> io::Result<ExitCode> {
 
 fn serve(config: &Config, inherited: Vec<OwnedFd>, options: &Options) -> io::Result<End> {
     let mut server = Server::adopt(inherited, config)?;
-    // Before the addresses are out: whoever reads them may send a signal at once.
+    let metrics = options.metrics.clone().map(Metrics::bind).transpose()?;
+    // Behind all that may take long, such as to look up a name: a signal ends the process until here.
+    // And before the addresses are out: whoever reads them may send one at once.
     server.invite(Box::new(Signals::of_a_daemon()?))?;
     if let Some(interval) = optional(options.stats_interval) {
         server.invite(Box::new(Stats::every(interval, Instant::now())))?;
     }
-    if let Some(endpoint) = &options.metrics {
-        let metrics = Metrics::bind(endpoint.clone())?;
+    if let Some(metrics) = metrics {
         for address in metrics.addresses().iter().filter_map(Address::as_tcp) {
             info!("metrics on http://{address}/metrics");
         }

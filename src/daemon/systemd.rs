@@ -26,7 +26,7 @@ const IN_THE_LOOP: Duration = Duration::from_millis(10);
 /// A file that is no stream socket.
 pub fn handed_over() -> io::Result<Vec<OwnedFd>> {
     // Without it they are meant for another process, from which we have inherited the variable.
-    if env::var_os("LISTEN_PID").is_none() {
+    if env::var_os("LISTEN_PID").is_none_or(|pid| pid.is_empty()) {
         return Ok(Vec::new());
     }
     let mut files = ListenFd::from_env();
@@ -74,5 +74,12 @@ fn send(message: &str, name: &OsStr, patience: Duration) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
     // To a full queue a send would wait for ever.
     socket.set_write_timeout(Some(patience))?;
-    socket.send_to(message.as_bytes(), &address).map(drop)
+    loop {
+        // Interrupted by any signal, for which there are handlers by now, and not made again by the
+        // kernel: it has a limit of time (signal(7)).
+        match socket.send_to(message.as_bytes(), &address) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            sent => return sent.map(drop),
+        }
+    }
 }

@@ -199,6 +199,7 @@ impl Server {
     }
 
     pub(super) fn close_all(mut self, end: End) -> Ended {
+        self.run_queue.clear();
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.close(key, Cause::CutOff);
