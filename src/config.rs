@@ -26,8 +26,9 @@ pub struct Config {
     /// A connection on which no byte moved for this long is closed; `None` is never.
     pub idle_timeout: Option<Duration>,
     /// After this long without a byte the kernel asks whether the peer is still there, and gives it
-    /// up when three probes, a third of it apart, are not answered; whole seconds, 1 to 32767.
-    /// `None` leaves a vanished peer to the idle timeout.
+    /// up when three probes, a third of it apart, are not answered; whole seconds, 1 to 32767. A peer
+    /// that for twice as long takes nothing of what it is owed is given up too (on Linux). `None`
+    /// leaves both to the idle timeout.
     pub keepalive: Option<Duration>,
     /// How long a drain may take; zero cuts off at once.
     pub drain_timeout: Duration,
@@ -77,17 +78,17 @@ impl Config {
             return Err("the maximum of connections must be at least 1".into());
         }
         if self.max_connections_per_ip == Some(0) {
-            return Err("the maximum of connections per IP must be at least 1, or off".into());
+            return Err("the maximum of connections per IP must be at least 1".into());
         }
         if !BUFFER_SIZES.contains(&self.max_buffer) {
             return Err("the maximum buffer must be from 1KiB to 1024MiB".into());
         }
         if self.keepalive.is_some_and(|idle| !KEEPALIVES.contains(&idle) || idle.subsec_nanos() > 0)
         {
-            return Err("keepalive must be whole seconds from 1s to 32767s, or off".into());
+            return Err("keepalive must be whole seconds from 1s to 32767s, or 0".into());
         }
         if self.idle_timeout.is_some_and(|idle| idle.is_zero()) {
-            return Err("the idle timeout must be more than 0, or off".into());
+            return Err("the idle timeout must be more than 0".into());
         }
         if self.unix_mode.is_some_and(|mode| mode > 0o777) {
             return Err("the mode of a Unix socket must be at most 777".into());

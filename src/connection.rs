@@ -13,7 +13,7 @@
 //!    | Flushing -----------------> Lingering -------+
 //!    |                              ^    recv answers 0, too much
 //!    +------------------------------+    was discarded, or 1 s is over
-//!               linger()
+//!      linger(), as Flushing may too
 //! ```
 //!
 //! There is no state for a peer that has half-closed. Its end stands behind its last byte, and while

@@ -1,4 +1,4 @@
-//! The seam that keeps the server a text about sockets.
+//! What else may live on the server's poll: signals, timers, an HTTP server.
 
 use std::io;
 use std::time::Instant;

@@ -29,7 +29,7 @@
 //!
 //! # Reading order
 //!
-//! 1. [`Server::run`], the loop, and the five steps of a turn;
+//! 1. [`Server::run`], the loop, and the steps of a turn;
 //! 2. [`Connection::drive`], the state machine, with the table of answers above it;
 //! 3. [`nonblocking`], what one call can answer, and [`ready`], what is remembered of it;
 //! 4. [`buffer`], where bytes wait, and how little an idle connection costs;

@@ -53,9 +53,9 @@ struct Options {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     idle_timeout: Duration,
 
-    /// Ask after a silent peer after that long, then three times, a third of it apart; end its
-    /// connection when it has not answered, or in that time not taken a byte that it is owed; 0 is
-    /// never
+    /// Ask after a silent peer after that long, then three times, a third of it apart; end a
+    /// connection whose peer has for twice that long not answered, or not taken what it is owed; whole
+    /// seconds, 0 is never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
     keepalive: Duration,
 

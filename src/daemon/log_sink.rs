@@ -49,15 +49,15 @@ pub fn install(level: LevelFilter) -> io::Result<LogSink> {
     let sink = LogSink(Arc::default());
     let mut logger = env_logger::Builder::new();
     logger.format_timestamp_millis().target(Target::Pipe(Box::new(sink.clone())));
-    // What mio says at its lowest level repeats what we say.
-    logger.filter_level(level).filter_module("mio", level.min(LevelFilter::Info));
     // Not by way of the logger's own reading, which would print what is wrong with it where a stderr
     // that nobody reads may hold it for ever.
     let spec = env::var("RUST_LOG").ok();
     let wrong = spec.as_ref().and_then(|spec| env_filter::Builder::new().try_parse(spec).err());
-    if let Some(spec) = spec.filter(|_| wrong.is_none()) {
-        logger.parse_filters(&spec);
-    }
+    match spec.filter(|_| wrong.is_none()) {
+        Some(spec) => logger.parse_filters(&spec),
+        // What mio says at its lowest level repeats what we say.
+        None => logger.filter_level(level).filter_module("mio", level.min(LevelFilter::Info)),
+    };
     logger.init();
     let writer = sink.clone();
     thread::Builder::new().name("log".into()).spawn(move || writer.write_to(io::stderr()))?;
