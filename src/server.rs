@@ -57,12 +57,9 @@ pub struct Server {
     /// is runnable before an event is queued already, and nothing ends while it is queued.
     run_queue: VecDeque<usize>,
     deadlines: Deadlines,
-    max_connections: usize,
-    busy_poll: Option<Duration>,
+    config: Config,
     /// Until when to ask without sleeping.
     busy_until: Option<Instant>,
-    idle_timeout: Option<Duration>,
-    drain_timeout: Duration,
     drain: Option<Drain>,
     end: Option<End>,
     troubles: Throttle,
@@ -104,11 +101,8 @@ impl Server {
             guests: Vec::new(),
             run_queue: VecDeque::new(),
             deadlines: Deadlines::default(),
-            max_connections: config.max_connections,
-            busy_poll: config.busy_poll,
+            config: config.clone(),
             busy_until: None,
-            idle_timeout: config.idle_timeout,
-            drain_timeout: config.drain_timeout,
             drain: None,
             end: None,
             troubles: Throttle::default(),
@@ -170,7 +164,7 @@ impl Server {
                 answer => answer?,
             }
             if !events.is_empty() {
-                self.busy_until = after(self.tools.now, self.busy_poll);
+                self.busy_until = after(self.tools.now, self.config.busy_poll);
             }
             return Ok(());
         }
@@ -182,7 +176,7 @@ impl Server {
         if busy || !self.run_queue.is_empty() {
             return Some(Duration::ZERO);
         }
-        let has_room = self.connections.len() < self.max_connections;
+        let has_room = self.connections.len() < self.config.max_connections;
         let accept = self.listeners.due(self.tools.now).filter(|_| has_room);
         let drain = self.drain.as_ref().and_then(Drain::due);
         let guests = self.guests.iter().filter_map(|guest| guest.due());
@@ -263,7 +257,7 @@ impl Server {
     /// batch of events, where a stale event could still be under way for it.
     fn accept(&mut self) {
         let (mut allowance, now) = (Allowance::default(), self.tools.now);
-        while self.connections.len() < self.max_connections {
+        while self.connections.len() < self.config.max_connections {
             let Some((socket, peer)) = self.listeners.accept(&mut allowance, now) else { break };
             if self.peers.admit(&peer) {
                 self.welcome(socket, peer);
@@ -288,7 +282,7 @@ impl Server {
         }
         self.peers.arrive(key, peer, now);
         entry.insert(Connection::new(socket, now));
-        self.schedule(key, after(now, self.idle_timeout));
+        self.schedule(key);
     }
 }
 

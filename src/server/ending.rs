@@ -103,7 +103,7 @@ impl Server {
         let connection = &mut self.connections[key];
         if connection.is_runnable() {
             // It is in the run queue: not idle, but waiting for its turn.
-            return self.schedule(key, after(self.tools.now, Some(QUIET)));
+            return self.deadlines.schedule(key, after(self.tools.now, Some(QUIET)));
         }
         if !connection.is_lingering() && self.is_due(key) {
             // Bytes may be there already, and their event still in the kernel: ask the socket itself
@@ -117,13 +117,13 @@ impl Server {
         let why = if drained { Ending::Drain } else { Ending::Idle };
         let lingering = connection.is_lingering();
         if !self.is_due(key) {
-            self.schedule(key, self.due(key));
+            self.schedule(key);
         } else if lingering {
             self.close(key, Cause::CutOff);
         } else if let Err(e) = self.connections[key].linger(why, &mut self.tools) {
             self.close(key, Cause::Error(e));
         } else {
-            self.schedule(key, after(self.tools.now, Some(LINGER)));
+            self.schedule(key);
             self.drive(key);
         }
     }
@@ -135,8 +135,8 @@ impl Server {
         match &self.drain {
             _ if connection.is_lingering() => after(moved, Some(LINGER)),
             Some(drain) if connection.is_settled() => after(moved.max(drain.began), Some(QUIET)),
-            Some(drain) => after(moved.max(drain.began), self.idle_timeout),
-            None => after(moved, self.idle_timeout),
+            Some(drain) => after(moved.max(drain.began), self.config.idle_timeout),
+            None => after(moved, self.config.idle_timeout),
         }
     }
 
@@ -144,11 +144,12 @@ impl Server {
         self.due(key).is_some_and(|due| due <= self.tools.now)
     }
 
-    /// In a drain everybody is looked at every [`QUIET`]: whether a connection is settled does not
+    /// When to look at a connection next. In a drain every [`QUIET`]: whether it is settled does not
     /// depend on time alone.
-    pub(super) fn schedule(&mut self, key: usize, due: Option<Instant>) {
-        let due = if self.drain.is_some() { after(self.tools.now, Some(QUIET)) } else { due };
-        self.deadlines.schedule(key, due);
+    pub(super) fn schedule(&mut self, key: usize) {
+        let quiet = after(self.tools.now, Some(QUIET));
+        let at = if self.drain.is_some() { quiet } else { self.due(key) };
+        self.deadlines.schedule(key, at);
     }
 
     pub(super) fn grant(&mut self, wish: Wish) {
@@ -172,8 +173,8 @@ impl Server {
         info!("draining, {} connections open", self.connections.len());
         self.drain = Some(Drain {
             began: self.tools.now,
-            half: after(self.tools.now, Some(self.drain_timeout / 2)),
-            end: after(self.tools.now, Some(self.drain_timeout)),
+            half: after(self.tools.now, Some(self.config.drain_timeout / 2)),
+            end: after(self.tools.now, Some(self.config.drain_timeout)),
         });
         self.listeners.last_call();
         self.drive_all(|connection| connection.latch(Readiness::ALL));
