@@ -398,6 +398,20 @@ fn the_warm_up_is_not_counted() {
     }
 }
 
+#[test]
+fn the_throughput_of_a_slow_server_is_what_it_answers_in_the_time_that_is_measured() {
+    let address = serve_messages(|_, message| {
+        thread::sleep(Duration::from_millis(250));
+        message
+    });
+    // Of what comes back in this second, a part was sent in the warm-up, and as much is under way at
+    // its end.
+    let report = report(address, "-c 10 -l 1000 --warm-up 650ms -d 1s", 0);
+    let rate = number(&report["throughput"]["messages_per_s"]);
+    assert!((38.0..55.0).contains(&rate), "{rate}/s");
+    assert!((number(&report["elapsed_s"]) - 1.0).abs() < 1e-6, "{report}");
+}
+
 // Connections
 
 #[test]

@@ -117,7 +117,7 @@ pub struct Sample {
 pub struct Measured {
     /// The sum of all loops.
     pub tally: Tally,
-    /// The time that was measured, up to the last message.
+    /// The time that was measured.
     pub elapsed: Duration,
     /// Processor time used by the loops, as a part of what they could have used.
     pub cpu: f64,

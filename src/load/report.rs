@@ -148,9 +148,10 @@ struct FirstCorrupt {
 }
 
 impl Measured {
-    /// Messages a second.
+    /// Messages a second. Both the count and the time are of the same span, so that what was under way at
+    /// its beginning makes up for what is at its end.
     pub fn rate(&self) -> f64 {
-        per_second(self.tally.echoed, self.elapsed)
+        per_second(self.tally.arrived, self.elapsed)
     }
 }
 

@@ -139,15 +139,14 @@ impl Share {
         Some(self.end).filter(|&end| end != ENDLESS)
     }
 
-    /// The end of the time that the messages so far stand for: an open loop's message stands for the
-    /// interval up to the next one, so that the rate is not overstated by one.
-    pub fn covered(&self, now: Nanos) -> Option<Nanos> {
-        let start = self.start?;
-        let Some(interval) = self.interval else { return Some(self.end()?.min(now)) };
-        match self.next_due() {
-            Some((due, _)) => Some(due.min(now)),
-            None => Some(self.end.min(due(start, interval, self.messages))),
+    /// The end of the time that is measured, if it is `now` that all is over. An open loop's last message
+    /// stands for the interval up to where the next one would be, so that the rate is not overstated
+    /// by one; where messages are counted in a closed loop, nothing but the last of them marks an end.
+    pub fn measured_until(&self, now: Nanos) -> Nanos {
+        if self.interval.is_some() && self.start.is_some() && self.next_due().is_none() {
+            return self.end().unwrap_or(now);
         }
+        if self.is_spent() { self.tally.last_arrival } else { self.end.min(now) }
     }
 
     /// Closed loop: all messages that were asked for have been taken on.
@@ -267,13 +266,16 @@ impl Load for Share {
     }
 
     fn echoed(&mut self, flight: Flight, now: Nanos) {
-        if !self.is_measured(flight.due) {
-            return;
-        }
         let tally = &mut self.tally;
-        tally.echoed += 1;
-        tally.last_echo = now;
-        tally.times.record(flight, now);
+        tally.returned += 1;
+        if (self.measured_from..=self.end).contains(&now) {
+            tally.arrived += 1;
+            tally.last_arrival = now;
+        }
+        if flight.due >= self.measured_from {
+            tally.echoed += 1;
+            tally.times.record(flight, now);
+        }
     }
 
     fn now(&self) -> Nanos {

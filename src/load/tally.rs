@@ -84,8 +84,13 @@ pub struct Tally {
     pub sent: u64,
     /// Messages that came back whole.
     pub echoed: u64,
-    /// When the last of them did.
-    pub last_echo: Nanos,
+    /// Messages that came back in all of the run.
+    pub returned: u64,
+    /// Those of them that came back in the time that is measured, whenever they were due: what the rate
+    /// is made of.
+    pub arrived: u64,
+    /// When the last of those did.
+    pub last_arrival: Nanos,
     /// Messages that came back wrong, in all of the run; the first ends its connection.
     pub corrupt: u64,
     /// The first of them that a loop met.
@@ -129,7 +134,9 @@ impl Tally {
             connect: latencies(),
             sent: 0,
             echoed: 0,
-            last_echo: 0,
+            returned: 0,
+            arrived: 0,
+            last_arrival: 0,
             corrupt: 0,
             first_corrupt: None,
             timed_out: 0,
@@ -155,7 +162,9 @@ impl Tally {
         self.connect += &other.connect;
         self.sent += other.sent;
         self.echoed += other.echoed;
-        self.last_echo = self.last_echo.max(other.last_echo);
+        self.returned += other.returned;
+        self.arrived += other.arrived;
+        self.last_arrival = self.last_arrival.max(other.last_arrival);
         self.corrupt += other.corrupt;
         self.first_corrupt = self.first_corrupt.or(other.first_corrupt);
         self.timed_out += other.timed_out;

@@ -145,7 +145,7 @@ mod tests {
         for ms in 1..=100 {
             tally.times.record(Flight { due: 0, sent: ms }, ms * 1_000_000);
         }
-        tally.echoed = 100;
+        tally.arrived = 100;
         tally.error("connection refused");
         Measured {
             tally,

@@ -412,7 +412,7 @@ impl Worker {
             thread: self.thread as usize,
             number,
             elapsed: self.now.saturating_duration_since(start),
-            echoed: tally.echoed,
+            echoed: tally.returned,
             latency: tally.times.latency(),
             up: self.clients.len() - self.share.connecting,
             errors: tally.errors.values().sum(),
@@ -428,10 +428,10 @@ impl Worker {
         }
         self.send_sample(u32::MAX);
         let now = self.share.now();
-        let last_echo = self.share.tally.last_echo;
-        let over = match self.share.covered(now) {
-            _ if self.meeting.stopped.load(Ordering::Acquire) => now,
-            covered => last_echo.max(covered.unwrap_or(0)),
+        let over = if self.meeting.stopped.load(Ordering::Acquire) {
+            self.share.end().map_or(now, |end| end.min(now))
+        } else {
+            self.share.measured_until(now)
         };
         let from = self.share.measured_from().unwrap_or(over);
         Done {
