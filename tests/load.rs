@@ -345,6 +345,32 @@ fn a_rate_is_kept() {
     }
 }
 
+#[test]
+fn an_open_loop_holds_its_connections_to_the_end() {
+    let counts = Arc::new([const { AtomicUsize::new(0) }; 3]);
+    let counted = Arc::clone(&counts);
+    // On every other connection the last message is one of the first eighty.
+    let address = serve(move |stream| {
+        let [open, messages, then] = &*counted;
+        open.fetch_add(1, Ordering::SeqCst);
+        let mut message = [0; 64];
+        while stream.read_exact(&mut message).is_ok() {
+            if messages.fetch_add(1, Ordering::SeqCst) == 81 {
+                then.store(open.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+            stream.write_all(&message)?;
+        }
+        open.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    });
+    for how_long in ["-d 2s", "-n 100"] {
+        counts.iter().for_each(|count| count.store(0, Ordering::SeqCst));
+        report(address, &format!("-c 40 -R 50 {how_long}"), 0);
+        eventually("all have left", || counts[0].load(Ordering::SeqCst) == 0);
+        assert_eq!(counts[2].load(Ordering::SeqCst), 40, "{how_long}");
+    }
+}
+
 /// Stops the daemon for one second of four.
 #[track_caller]
 fn with_a_pause(options: &str) -> Value {

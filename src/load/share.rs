@@ -8,7 +8,7 @@ use crate::load::clock::Clock;
 use crate::load::tally::Tally;
 use crate::load::{Plan, Stop};
 
-const SECOND: f64 = 1e9;
+const SECOND: u64 = 1_000_000_000;
 
 /// More than any run has, of anything.
 const ENDLESS: u64 = u64::MAX;
@@ -24,8 +24,8 @@ const ENDLESS: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Share {
     clock: Clock,
-    /// Nanoseconds between two messages of the whole run; `None` is a closed loop.
-    interval: Option<f64>,
+    /// Messages a second of the whole run; `None` is a closed loop.
+    rate: Option<u64>,
     /// Connections of the whole run.
     connections: u64,
     /// Number of this loop's first connection, and the step to its next one.
@@ -36,14 +36,19 @@ pub struct Share {
     /// Messages that were due before are not counted.
     measured_from: Nanos,
     warm_up: Nanos,
-    /// How long messages become due, and until when; endless where their number is given.
+    /// How long messages become due, and until when; endless in a closed loop with a number of them.
     duration: Nanos,
     end: Nanos,
-    /// Open loop: messages of the whole run; endless where their time is given.
+    /// Open loop: messages of the whole run.
     messages: u64,
-    /// Closed loop: measured messages that may still be taken on by this loop; likewise.
+    /// Their number was asked for, not their time.
+    numbered: bool,
+    /// Closed loop: measured messages that may still be taken on by this loop; endless where their time
+    /// is given.
     quota: u64,
     reconnect: bool,
+    /// Open loop: a connection stays until the end, whether or not it has another message.
+    stays: bool,
     /// Closed loop, on connections that stay: when a message is due at once, and is measured.
     at_once: Range<Nanos>,
     slots: Vec<Slot>,
@@ -67,35 +72,38 @@ impl Share {
     /// The share of the loop with this number among the plan's threads.
     pub fn new(plan: &Plan, thread: usize, clock: Clock) -> Share {
         let slots = (thread..plan.connections).step_by(plan.threads).count();
-        let duration = match plan.stop {
-            Stop::After(duration) => nanos(plan.warm_up.saturating_add(duration)),
-            Stop::Messages(_) => ENDLESS,
-        };
-        let (mut messages, mut quota) = (ENDLESS, ENDLESS);
-        if let Stop::Messages(n) = plan.stop {
-            let (threads, thread) = (plan.threads as u64, thread as u64);
-            match plan.rate {
-                Some(rate) => {
-                    let warm_up = (plan.warm_up.as_secs_f64() * rate as f64).ceil() as u64;
-                    messages = n.saturating_add(warm_up);
-                }
-                None => quota = n / threads + u64::from(thread < n % threads),
+        let warm_up = nanos(plan.warm_up);
+        let (mut duration, mut messages, mut quota) = (ENDLESS, ENDLESS, ENDLESS);
+        match (plan.stop, plan.rate) {
+            (Stop::After(time), rate) => {
+                duration = nanos(plan.warm_up.saturating_add(time));
+                messages = rate.map_or(ENDLESS, |rate| due_before(duration, rate));
+            }
+            (Stop::Messages(n), Some(rate)) => {
+                messages = n.saturating_add(due_before(warm_up, rate));
+                duration = due(messages, rate);
+            }
+            (Stop::Messages(n), None) => {
+                let (threads, thread) = (plan.threads as u64, thread as u64);
+                quota = n / threads + u64::from(thread < n % threads);
             }
         }
         Share {
             clock,
-            interval: plan.rate.map(|rate| SECOND / rate as f64),
+            rate: plan.rate,
             connections: plan.connections as u64,
             first: thread as u64,
             step: plan.threads as u64,
             start: None,
             measured_from: Nanos::MAX,
-            warm_up: nanos(plan.warm_up),
+            warm_up,
             duration,
             end: ENDLESS,
             messages,
+            numbered: matches!(plan.stop, Stop::Messages(_)),
             quota,
             reconnect: plan.reconnect,
+            stays: !plan.half_close && !plan.reconnect,
             at_once: 0..0,
             slots: vec![Slot::default(); slots],
             due_count: 0,
@@ -119,7 +127,7 @@ impl Share {
         self.start = Some(start);
         self.measured_from = start.saturating_add(self.warm_up);
         self.end = start.saturating_add(self.duration);
-        if self.interval.is_none() && !self.reconnect {
+        if self.rate.is_none() && !self.reconnect {
             self.at_once = self.measured_from..self.end;
         }
     }
@@ -134,7 +142,7 @@ impl Share {
         self.start.map(|_| self.measured_from)
     }
 
-    /// When the last message is due, if that is a matter of time.
+    /// When no message becomes due any more, if that is a matter of time.
     pub fn end(&self) -> Option<Nanos> {
         Some(self.end).filter(|&end| end != ENDLESS)
     }
@@ -143,7 +151,7 @@ impl Share {
     /// stands for the interval up to where the next one would be, so that the rate is not overstated
     /// by one; where messages are counted in a closed loop, nothing but the last of them marks an end.
     pub fn measured_until(&self, now: Nanos) -> Nanos {
-        if self.interval.is_some() && self.start.is_some() && self.next_due().is_none() {
+        if self.rate.is_some() && self.start.is_some() && self.next_due().is_none() {
             return self.end().unwrap_or(now);
         }
         if self.is_spent() { self.tally.last_arrival } else { self.end.min(now) }
@@ -162,16 +170,15 @@ impl Share {
     /// The slot's next message, which stays untouched.
     pub fn peek(&self, slot: usize, now: Nanos) -> Next {
         let Some(start) = self.start else { return Next::NotYet };
-        let (over, due) = match self.interval {
+        let (over, due) = match self.rate {
             None => {
                 let over = now >= self.end || self.quota == 0 && self.is_measured(now);
                 (over, if self.reconnect { self.slots[slot].free_since } else { now })
             }
-            Some(interval) => {
-                let round = self.slots[slot].taken_on;
-                let number = round * self.connections + self.number(slot) as u64;
-                let due = due(start, interval, number);
-                (number >= self.messages || due >= self.end, due)
+            Some(rate) => {
+                let number = self.message(slot, self.slots[slot].taken_on);
+                let over = number >= self.messages && !(self.stays && now < self.end);
+                (over, start.saturating_add(due(number, rate)))
             }
         };
         match due {
@@ -184,25 +191,37 @@ impl Share {
     /// Open loop: when this loop's next message becomes due, and for which slot. They come in the
     /// order of the slots, round and round.
     pub fn next_due(&self) -> Option<(Nanos, usize)> {
-        let (start, interval) = (self.start?, self.interval?);
+        let (start, rate) = (self.start?, self.rate?);
         let slots = self.slots.len() as u64;
         let (round, slot) = (self.due_count / slots, (self.due_count % slots) as usize);
-        let number = round * self.connections + self.number(slot) as u64;
-        let due = due(start, interval, number);
-        (number < self.messages && due < self.end).then_some((due, slot))
+        let number = self.message(slot, round);
+        (number < self.messages).then(|| (start.saturating_add(due(number, rate)), slot))
     }
 
     /// Open loop: messages of a slot that are due by now, or were due before the end, and were not taken
     /// on.
     pub fn left_over(&self, slot: usize, now: Nanos) -> u64 {
-        let mut left_over = 0;
-        if let (Some(start), Some(interval)) = (self.start, self.interval) {
-            let first = self.slots[slot].taken_on * self.connections + self.number(slot) as u64;
-            let over = now.min(self.end).saturating_sub(start) as f64 / interval;
-            let over = (over.ceil() as u64).min(self.messages);
-            left_over = over.saturating_sub(first).div_ceil(self.connections);
+        self.rounds(slot, now.min(self.end)).saturating_sub(self.slots[slot].taken_on)
+    }
+
+    /// Where connections come at a rate, and the messages are not numbered, none of a connection's is due
+    /// before it can be there.
+    pub fn skip_past(&mut self, slot: usize, now: Nanos) {
+        if !self.reconnect && !self.numbered {
+            self.slots[slot].taken_on = self.rounds(slot, now);
         }
-        left_over
+    }
+
+    /// Open loop: how many messages of a slot are due before then.
+    fn rounds(&self, slot: usize, at: Nanos) -> u64 {
+        let (Some(start), Some(rate)) = (self.start, self.rate) else { return 0 };
+        let due = due_before(at.saturating_sub(start), rate).min(self.messages);
+        due.saturating_sub(self.number(slot) as u64).div_ceil(self.connections)
+    }
+
+    /// Open loop: the number, in the whole run, of a slot's message in that round.
+    fn message(&self, slot: usize, round: u64) -> u64 {
+        round * self.connections + self.number(slot) as u64
     }
 
     /// That message has become due; how late is this loop?
@@ -220,7 +239,7 @@ impl Share {
     fn decide(&mut self, slot: usize, now: Nanos) -> Next {
         let next = self.peek(slot, now);
         if let Next::Due(due) = next {
-            if self.interval.is_some() {
+            if self.rate.is_some() {
                 self.slots[slot].taken_on += 1;
             }
             if self.is_measured(due) {
@@ -254,15 +273,7 @@ impl Load for Share {
         self.connecting -= 1;
         self.tally.established += 1;
         self.tally.connect.saturating_record(now.saturating_sub(dialed));
-        // Where connections come at a rate, and the messages are not counted, none is due before its
-        // connection can be there.
-        if !self.reconnect
-            && self.messages == ENDLESS
-            && let (Some(start), Some(interval)) = (self.start, self.interval)
-        {
-            let past = (now.saturating_sub(start) as f64 / interval) as u64;
-            self.slots[slot].taken_on = past.div_ceil(self.connections);
-        }
+        self.skip_past(slot, now);
     }
 
     fn echoed(&mut self, flight: Flight, now: Nanos) {
@@ -283,12 +294,99 @@ impl Load for Share {
     }
 }
 
-/// When the whole run's message with this number is due.
-fn due(start: Nanos, interval: f64, number: u64) -> Nanos {
-    start.saturating_add((number as f64 * interval) as Nanos)
+/// When the whole run's message with this number is due, after the start. In integers, so that a second
+/// has exactly as many messages as were asked for, whatever their rate.
+fn due(number: u64, rate: u64) -> Nanos {
+    let part = (number % rate).saturating_mul(SECOND) / rate;
+    (number / rate).saturating_mul(SECOND).saturating_add(part)
+}
+
+/// How many messages of the whole run are due before then.
+fn due_before(after_start: Nanos, rate: u64) -> u64 {
+    let messages = (u128::from(after_start) * u128::from(rate)).div_ceil(SECOND.into());
+    messages.try_into().unwrap_or(ENDLESS)
 }
 
 /// A duration in nanoseconds; one of centuries is as good as endless.
 fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(rate: u64, warm_up: u64, stop: Stop) -> Plan {
+        Plan {
+            targets: Vec::new(),
+            connections: 7,
+            threads: 2,
+            length: 64,
+            pipeline: 1,
+            rate: Some(rate),
+            connect_rate: None,
+            reconnect: false,
+            half_close: false,
+            sources: Vec::new(),
+            warm_up: Duration::from_secs(warm_up),
+            stop,
+            timeout: None,
+            interval: None,
+            busy_poll: None,
+            seed: 0,
+        }
+    }
+
+    /// Messages that all loops take on, and those of them that are measured.
+    fn count(plan: &Plan) -> (u64, u64) {
+        const START: Nanos = 12_345;
+        let (mut taken_on, mut measured) = (0, 0);
+        for thread in 0..plan.threads {
+            let mut share = Share::new(plan, thread, Clock::start());
+            share.begin(START);
+            let end = share.end().unwrap();
+            for slot in 0..share.slots() {
+                assert_ne!(share.next(slot, START - 1), Next::Never);
+                while let Next::Due(due) = share.next(slot, end) {
+                    assert!((START..end).contains(&due));
+                    taken_on += 1;
+                }
+                assert_eq!(share.peek(slot, end - 1), Next::NotYet);
+                assert_eq!(share.peek(slot, end), Next::Never);
+                assert_eq!(share.left_over(slot, Nanos::MAX), 0);
+            }
+            measured += share.tally.sent;
+        }
+        (taken_on, measured)
+    }
+
+    #[test]
+    fn a_second_has_as_many_messages_as_were_asked_for_whatever_their_rate() {
+        const SECOND: Stop = Stop::After(Duration::from_secs(1));
+        for rate in [1, 3, 7, 1800, 44_100, 65_537, 999_999] {
+            assert_eq!(count(&plan(rate, 0, SECOND)), (rate, rate));
+            assert_eq!(count(&plan(rate, 2, SECOND)), (3 * rate, rate));
+        }
+    }
+
+    #[test]
+    fn a_number_of_messages_is_measured_to_the_last_one_whatever_the_warm_up() {
+        for rate in [1, 3, 7, 1800, 44_100, 65_537] {
+            for n in [1, 2, 99, 1801] {
+                assert_eq!(count(&plan(rate, 0, Stop::Messages(n))), (n, n));
+                assert_eq!(count(&plan(rate, 1, Stop::Messages(n))), (n + rate, n));
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_due_was_not_due_before() {
+        for rate in [1, 3, 1800, 65_537, 999_999_937] {
+            for number in [0, 1, 2, 999, 1_000_003, 7_777_777_777] {
+                let due = due(number, rate);
+                assert_eq!(due_before(due, rate), number, "message {number} of {rate}/s");
+                assert_eq!(due_before(due + 1, rate), number + 1, "message {number} of {rate}/s");
+            }
+        }
+    }
 }

@@ -70,8 +70,9 @@ impl Worker {
     pub(super) fn dial(&mut self) {
         while self.next_dial().is_some_and(|at| at <= self.now) {
             let Some(slot) = self.dial_queue.pop_front() else { break };
-            let over = self.has_ended() || self.share.peek(slot, self.share.now()) == Next::Never;
-            if over && !self.reconnect {
+            let now = self.share.now();
+            self.share.skip_past(slot, now);
+            if !self.reconnect && self.share.peek(slot, now) == Next::Never {
                 self.retire(slot);
                 continue;
             }
