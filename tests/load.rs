@@ -438,6 +438,16 @@ fn the_throughput_of_a_slow_server_is_what_it_answers_in_the_time_that_is_measur
     assert!((number(&report["elapsed_s"]) - 1.0).abs() < 1e-6, "{report}");
 }
 
+#[test]
+fn a_generator_that_polls_without_sleep_is_not_the_limit_for_that() {
+    let address = serve_messages(|_, message| {
+        thread::sleep(Duration::from_millis(20));
+        message
+    });
+    let report = report(address, "-c 1 -l 1000 -d 500ms --busy-poll 1s", 0);
+    assert_eq!(report["generator"]["limited"], false, "{report}");
+}
+
 // Connections
 
 #[test]

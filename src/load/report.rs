@@ -168,6 +168,8 @@ impl Report {
         let held = thresholds.iter().filter(|threshold| threshold.holds(measured));
         let held: Vec<String> = held.map(ToString::to_string).collect();
         let lag_mean = tally.lag_sum.checked_div(tally.lag_count).unwrap_or(0);
+        // To poll without sleep takes all of a processor by design.
+        let saturated = plan.busy_poll.is_none() && measured.demand >= SATURATED;
         let (duration, requests) = match plan.stop {
             Stop::After(duration) => (Some(duration), None),
             Stop::Messages(n) => (None, Some(n)),
@@ -216,7 +218,7 @@ impl Report {
             generator: Generator {
                 cpu: measured.cpu,
                 schedule_lag_us_max: micros(tally.lag_max),
-                limited: measured.demand >= SATURATED || lag_mean >= LATE,
+                limited: saturated || lag_mean >= LATE,
             },
             errors: tally.errors.clone(),
             first_corrupt: tally.first_corrupt.map(FirstCorrupt::from),

@@ -227,10 +227,12 @@ impl Share {
     /// That message has become due; how late is this loop?
     pub fn became_due(&mut self, due: Nanos, now: Nanos) {
         self.due_count += 1;
-        let lag = now.saturating_sub(due);
-        self.tally.lag_max = self.tally.lag_max.max(lag);
-        self.tally.lag_sum += lag;
-        self.tally.lag_count += 1;
+        if self.is_measured(due) {
+            let lag = now.saturating_sub(due);
+            self.tally.lag_max = self.tally.lag_max.max(lag);
+            self.tally.lag_sum += lag;
+            self.tally.lag_count += 1;
+        }
     }
 
     /// What [`next`](Load::next) says in any other case. Were it inlined, the usual case would pay for

@@ -106,13 +106,14 @@ impl Worker {
     }
 
     fn connect(&mut self, slot: usize, target: usize, number: u64) -> io::Result<()> {
+        let begun = self.share.now();
         let mut stream = self.dialer.dial(target, number)?;
         let entry = self.clients.vacant_entry();
         let key = entry.key();
         self.poll.registry().register(&mut stream, Token(key), ready::interest())?;
         // A stream of its own for each connection, those of a slot's earlier connections included.
         let payload = self.tools.payload.key(number);
-        let client = Client::new(stream, slot, payload, &self.tools.manner, self.share.now());
+        let client = Client::new(stream, slot, payload, &self.tools.manner, begun);
         entry.insert(match self.slots[slot].message {
             Some(due) => client.for_one(due, &self.tools.manner),
             None => client,
