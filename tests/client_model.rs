@@ -105,7 +105,7 @@ struct World {
     moved: Nanos,
     /// Polls until the connection stands, or is refused.
     connects_in: u64,
-    refused: bool,
+    refused: Option<ErrorKind>,
     /// How far in the stream: what was sent, what the server got of it, what it gave back, and what
     /// was received.
     sent: usize,
@@ -364,8 +364,8 @@ impl<const SHORT: bool> Dialed for Socket<SHORT> {
         let world = self.0.borrow();
         assert!(!world.stands, "asked again whether it stands");
         match world.connects_in {
-            0 if world.refused => Err(ErrorKind::ConnectionRefused.into()),
-            polls => Ok(polls == 0),
+            0 => world.refused.map_or(Ok(true), |kind| Err(kind.into())),
+            _ => Ok(false),
         }
     }
 }
@@ -477,7 +477,8 @@ impl<const SHORT: bool> Model<SHORT> {
             Ok(Progress::Again) => false,
             Ok(Progress::Done) => return self.close(Outcome::Done),
             Err(Failure::Lost(e)) => {
-                assert_eq!(e.kind(), ErrorKind::UnexpectedEof);
+                let cause = self.world().refused.unwrap_or(ErrorKind::UnexpectedEof);
+                assert_eq!(e.kind(), cause);
                 return self.close(Outcome::Lost);
             }
             Err(Failure::Corrupt(got)) => {
@@ -523,7 +524,7 @@ impl<const SHORT: bool> Model<SHORT> {
                 assert!(!half_close || world.our_end || world.early, "done without our end");
             }
             Outcome::Lost => assert!(world.early, "lost, and the server did not close"),
-            Outcome::Refused => assert!(world.refused && !world.stands, "it could stand"),
+            Outcome::Refused => assert!(world.refused.is_some() && !world.stands, "it could stand"),
             Outcome::Corrupt(_) => {}
         }
         drop(world);
@@ -679,8 +680,18 @@ fn a_byte_that_was_never_sent_is_corrupt_even_if_it_would_be_the_next() {
 fn a_refused_connection_has_failed_to_connect_and_takes_on_nothing() {
     for seed in 0..3 {
         let model = Model::<true>::new(Setup { seed, ..NARROW });
-        model.world().refused = true;
+        model.world().refused = Some(ErrorKind::ConnectionRefused);
         assert_eq!(model.run(&[Due(5)]), Outcome::Refused);
+    }
+}
+
+#[test]
+fn a_connection_that_was_reset_before_anybody_looked_did_stand_and_is_lost() {
+    for seed in 0..3 {
+        let model = Model::<true>::new(Setup { seed, ..NARROW });
+        model.world().refused = Some(ErrorKind::ConnectionReset);
+        model.world().early = true;
+        assert_eq!(model.run(&[Due(5)]), Outcome::Lost);
     }
 }
 

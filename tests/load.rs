@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Daemon, eventually, have};
+use common::{DEADLINE, Daemon, eventually, have, reset};
 use echoload::load::payload::{Cursor, Payload};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ fn exactly_as_many_messages_as_asked_for_come_back_however_they_are_sent() {
         (101, "-c 10 --reconnect --half-close -R 1000"),
     ] {
         let report = report(daemon.address(), &format!("-n {n} {options}"), 0);
-        let counts = json!({"sent": n, "echoed": n, "corrupt": 0, "timed_out": 0});
+        let counts = json!({"sent": n, "echoed": n, "corrupt": 0, "timed_out": 0, "lost": 0});
         assert_eq!(report["messages"], counts, "{options}");
         assert_eq!(errors(&report), (vec![], 0), "{options}");
         assert!(number(&report["latency_us"]["min"]) > 0.0, "{options}: {report}");
@@ -248,11 +248,56 @@ fn a_server_that_never_answers_times_out() {
             thread::park();
         }
     });
-    for options in ["-c 3", "-c 3 -R 100", "-c 3 -n 3 --half-close", "-c 3 --reconnect"] {
+    for options in ["-c 3", "-c 3 -R 100 -n 3", "-c 3 -n 3 --half-close", "-c 3 -n 3 --reconnect"] {
         let options = format!("{options} --timeout 500ms");
         let report = expect_failure(address, &options, "message timed out", 3);
         assert_eq!(report["messages"]["timed_out"], 3);
         assert_eq!(report["messages"]["echoed"], 0);
+    }
+    // What was due on a connection that is gone has not come back either.
+    let report = report(address, "-c 3 -R 100 -d 1s --timeout 500ms", 1);
+    assert_eq!(errors(&report), (vec!["message timed out".to_owned()], 3));
+    assert!(number(&report["messages"]["timed_out"]) >= 40.0, "{report}");
+}
+
+#[test]
+fn a_rate_beyond_the_server_is_counted_to_the_last_message() {
+    let address = serve_messages(|_, message| {
+        thread::sleep(Duration::from_millis(20));
+        message
+    });
+    for options in ["", "-t 2 -p 3", "--reconnect"] {
+        let options = format!("-c 2 -l 1000 -R 1000 -d 500ms --timeout 500ms {options}");
+        let report = report(address, &options, 1);
+        assert_eq!(report["messages"]["sent"], 500, "{options}");
+        assert!(number(&report["messages"]["timed_out"]) >= 100.0, "{options}: {report}");
+        let kept = "the rate was not kept: messages could not be sent in time";
+        assert!(number(&report["errors"][kept]) >= 1.0, "{options}: {report}");
+    }
+}
+
+#[test]
+fn a_connection_that_is_lost_is_followed_by_the_next_one_where_each_message_has_its_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    thread::spawn(move || {
+        for n in 0.. {
+            let (mut stream, _) = listener.accept().expect("accept");
+            match n % 6 {
+                2 => reset(stream),
+                5 => drop(stream),
+                _ => {
+                    thread::spawn(move || std::io::copy(&mut stream.try_clone()?, &mut stream));
+                }
+            }
+        }
+    });
+    for options in ["", "-R 2000"] {
+        let report = report(address, &format!("--reconnect -c 2 -n 300 {options}"), 1);
+        assert_eq!(report["messages"]["echoed"], 200, "{report}");
+        assert_eq!(report["messages"]["lost"], 100, "{report}");
+        let connections = json!({"requested": 2, "established": 300, "failed": 0, "lost": 100});
+        assert_eq!(report["connections"], connections);
     }
 }
 
@@ -646,7 +691,7 @@ fn the_report_has_the_documented_keys() {
              requests warm_up_s timeout_s source_ips busy_poll_s seed",
         ),
         ("/connections", "requested established failed lost"),
-        ("/messages", "sent echoed corrupt timed_out"),
+        ("/messages", "sent echoed corrupt timed_out lost"),
         ("/throughput", "messages_per_s bytes_per_s"),
         ("/latency_us", times),
         ("/service_us", times),

@@ -206,9 +206,9 @@ impl<S: Dialed> Client<S> {
         }
     }
 
-    /// Messages taken on that are not back.
-    pub fn in_flight(&self) -> u64 {
-        self.flights.len() as u64
+    /// Messages taken on that are not back, the oldest first.
+    pub fn in_flight(&self) -> impl Iterator<Item = &Flight> {
+        self.flights.iter()
     }
 
     /// Latches what an event said; see [`Latched::latch`].
@@ -305,14 +305,18 @@ impl<S: Dialed> Client<S> {
 
     #[cold]
     fn stands(&mut self, load: &mut impl Load) -> Result<bool, Failure> {
-        let stands = self.socket.stream().is_connected().map_err(Failure::Connect)?;
-        if stands {
+        let stands = self.socket.stream().is_connected();
+        // A connect is refused: only what stood can be reset.
+        let was_reset = stands
+            .as_ref()
+            .is_err_and(|e| matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+        if was_reset || matches!(stands, Ok(true)) {
             self.state = State::Open;
             let now = load.now();
             load.connected(self.slot, self.moved, now);
             self.moved = now;
         }
-        Ok(stands)
+        stands.map_err(if was_reset { Failure::Lost } else { Failure::Connect })
     }
 
     fn take_on(&mut self, manner: &Manner, load: &mut impl Load, now: Nanos) {

@@ -248,16 +248,21 @@ impl Run {
             }));
         }
         observe_new();
+        let done: Vec<_> = done.into_iter().collect::<io::Result<_>>()?;
+        let interrupted = self.meeting.stopped.load(Ordering::Acquire);
+        let until = done.iter().map(|done| done.until).max().unwrap_or(0);
         let mut tally = Tally::new(0);
         let (mut usage, mut elapsed, mut demand) = (Usage::default(), Duration::ZERO, 0.0_f64);
-        for done in done {
-            let done = done?;
-            tally.add(&done.tally);
+        for mut done in done {
+            if !interrupted {
+                done.share.finish(until);
+            }
+            tally.add(&done.share.tally);
             usage = usage + done.usage;
             demand = demand.max(done.usage.demand());
-            elapsed = elapsed.max(done.elapsed);
+            let from = done.share.measured_from().unwrap_or(until);
+            elapsed = Duration::from_nanos(until.saturating_sub(from));
         }
-        let interrupted = self.meeting.stopped.load(Ordering::Acquire);
         let available = usage.wall.as_secs_f64().max(f64::MIN_POSITIVE);
         Ok(Measured {
             tally,

@@ -105,6 +105,7 @@ struct Messages {
     echoed: u64,
     corrupt: u64,
     timed_out: u64,
+    lost: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -206,6 +207,7 @@ impl Report {
                 echoed: tally.echoed,
                 corrupt: tally.corrupt,
                 timed_out: tally.timed_out,
+                lost: tally.messages_lost,
             },
             throughput: Throughput { messages_per_s: rate, bytes_per_s: rate * plan.length as f64 },
             latency_us: Times::of(&tally.times.latency()),
@@ -240,7 +242,7 @@ fn verdict(measured: &Measured, threshold: bool) -> Verdict {
         Verdict::Corrupt
     } else if measured.interrupted {
         Verdict::Interrupted
-    } else if tally.failed + tally.lost + tally.timed_out > 0 {
+    } else if !tally.errors.is_empty() || tally.sent != tally.echoed {
         Verdict::Failed
     } else if threshold {
         Verdict::Threshold

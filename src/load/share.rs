@@ -198,10 +198,17 @@ impl Share {
         (number < self.messages).then(|| (start.saturating_add(due(number, rate)), slot))
     }
 
-    /// Open loop: messages of a slot that are due by now, or were due before the end, and were not taken
-    /// on.
+    /// Open loop: measured messages of a slot that were due before `now`, and were not taken on.
     pub fn left_over(&self, slot: usize, now: Nanos) -> u64 {
-        self.rounds(slot, now.min(self.end)).saturating_sub(self.slots[slot].taken_on)
+        let before = self.slots[slot].taken_on.max(self.rounds(slot, self.measured_from));
+        self.rounds(slot, now).saturating_sub(before)
+    }
+
+    /// The run is over. What its connections left over is counted, whether they fell behind or were gone.
+    pub fn finish(&mut self, now: Nanos) {
+        let left_over: u64 = (0..self.slots.len()).map(|slot| self.left_over(slot, now)).sum();
+        self.tally.sent += left_over;
+        self.tally.timed_out += left_over;
     }
 
     /// Where connections come at a rate, and the messages are not numbered, none of a connection's is due
@@ -252,7 +259,8 @@ impl Share {
         next
     }
 
-    fn is_measured(&self, due: Nanos) -> bool {
+    /// Whether a message that was due then counts.
+    pub fn is_measured(&self, due: Nanos) -> bool {
         due >= self.measured_from
     }
 }

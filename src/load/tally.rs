@@ -80,7 +80,8 @@ pub struct Tally {
     pub times: Times,
     /// Of all the run's connects, those that succeeded.
     pub connect: Latencies,
-    /// Messages taken on by a connection, to be sent as soon as the kernel takes them.
+    /// Messages that were to be sent: taken on by a connection, to leave as soon as the kernel takes them,
+    /// or due and left over at the end. When the run is over each has come back, timed out or is lost.
     pub sent: u64,
     /// Messages that came back whole.
     pub echoed: u64,
@@ -95,8 +96,10 @@ pub struct Tally {
     pub corrupt: u64,
     /// The first of them that a loop met.
     pub first_corrupt: Option<Corruption>,
-    /// Messages that did not come back in time, or could not even be sent, in all of the run.
+    /// Messages that did not come back in time, or could not even be sent.
     pub timed_out: u64,
+    /// Messages that ended with their connection.
+    pub messages_lost: u64,
     /// Connections in all of the run: that stood, that never did, and that ended before their time.
     pub established: u64,
     /// See `established`.
@@ -140,6 +143,7 @@ impl Tally {
             corrupt: 0,
             first_corrupt: None,
             timed_out: 0,
+            messages_lost: 0,
             established: 0,
             failed: 0,
             lost: 0,
@@ -168,6 +172,7 @@ impl Tally {
         self.corrupt += other.corrupt;
         self.first_corrupt = self.first_corrupt.or(other.first_corrupt);
         self.timed_out += other.timed_out;
+        self.messages_lost += other.messages_lost;
         self.established += other.established;
         self.failed += other.failed;
         self.lost += other.lost;

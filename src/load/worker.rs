@@ -19,7 +19,7 @@ use crate::load::client::{Client, Load, Manner, Nanos, Tools};
 use crate::load::dial::Dialer;
 use crate::load::payload::Payload;
 use crate::load::share::Share;
-use crate::load::tally::{Latencies, Tally};
+use crate::load::tally::Latencies;
 use crate::load::usage::Usage;
 use crate::load::{Meeting, Plan};
 use crate::ready::{Progress, Readiness};
@@ -52,8 +52,9 @@ pub(crate) struct Sample {
 
 /// What one loop has measured.
 pub(crate) struct Done {
-    pub(crate) tally: Tally,
-    pub(crate) elapsed: Duration,
+    pub(crate) share: Share,
+    /// The end of the time that is measured.
+    pub(crate) until: Nanos,
     pub(crate) usage: Usage,
 }
 
@@ -303,13 +304,7 @@ impl Worker {
             Ok(Progress::Again) => self.run_queue.push_back(key),
             Ok(Progress::Done) => {
                 let slot = self.remove(key);
-                if self.reconnect {
-                    self.slots[slot].tries = 0;
-                    self.share.free(slot, self.share.now());
-                    self.offer(slot);
-                } else {
-                    self.retire(slot);
-                }
+                self.go_on(slot);
             }
             Err(failure) => self.failed(key, failure),
         }
@@ -428,16 +423,12 @@ impl Worker {
         }
         self.send_sample(u32::MAX);
         let now = self.share.now();
-        let over = if self.meeting.stopped.load(Ordering::Acquire) {
+        let until = if self.meeting.stopped.load(Ordering::Acquire) {
             self.share.end().map_or(now, |end| end.min(now))
         } else {
             self.share.measured_until(now)
         };
-        let from = self.share.measured_from().unwrap_or(over);
-        Done {
-            elapsed: Duration::from_nanos(over.saturating_sub(from)),
-            usage: Usage::of_this_thread() - self.usage_at_start,
-            tally: self.share.tally,
-        }
+        let usage = Usage::of_this_thread() - self.usage_at_start;
+        Done { share: self.share, until, usage }
     }
 }

@@ -112,7 +112,7 @@ impl Drop for Tester {
 }
 
 impl Answer {
-    /// The report, whose verdict agrees with the exit code.
+    /// The report, whose verdict agrees with the exit code, and in which no message vanishes.
     #[track_caller]
     pub fn report(&self, code: i32) -> Value {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -126,6 +126,11 @@ impl Answer {
             _ => "interrupted",
         };
         assert_eq!(report["verdict"], verdict, "{report}");
+        if verdict != "interrupted" {
+            let count = |what: &str| report["messages"][what].as_u64().expect("a count");
+            let known = count("echoed") + count("timed_out") + count("lost");
+            assert_eq!(count("sent"), known, "{report}");
+        }
         report
     }
 }

@@ -49,8 +49,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "messages     {} sent, {} echoed, {} corrupt, {} timed out",
-            messages.sent, messages.echoed, messages.corrupt, messages.timed_out
+            "messages     {} sent, {} echoed, {} corrupt, {} timed out, {} lost",
+            messages.sent, messages.echoed, messages.corrupt, messages.timed_out, messages.lost
         )?;
         writeln!(
             f,
@@ -123,8 +123,12 @@ impl Report {
         let _ = match (&self.verdict, &self.first_corrupt) {
             (Verdict::Failed, _) => write!(
                 text,
-                "{} connections failed, {} were lost, {} messages timed out",
-                self.connections.failed, self.connections.lost, self.messages.timed_out
+                "{} errors; {} connections failed, {} were lost; {} messages timed out, {} were lost",
+                self.errors.values().sum::<u64>(),
+                self.connections.failed,
+                self.connections.lost,
+                self.messages.timed_out,
+                self.messages.lost
             ),
             (Verdict::Corrupt, Some(first)) => write!(
                 text,

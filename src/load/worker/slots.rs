@@ -47,6 +47,16 @@ impl Worker {
         }
     }
 
+    /// A connection that stood is over, well or not: with `reconnect` the slot's next message has another.
+    pub(super) fn go_on(&mut self, slot: usize) {
+        if !self.reconnect {
+            return self.retire(slot);
+        }
+        self.slots[slot].tries = 0;
+        self.share.free(slot, self.share.now());
+        self.offer(slot);
+    }
+
     /// When a new connection may be begun.
     pub(super) fn next_dial(&self) -> Option<Instant> {
         let possible = !self.dial_queue.is_empty() && self.share.connecting < CONNECTING;
@@ -125,21 +135,37 @@ impl Worker {
     }
 
     pub(super) fn failed(&mut self, key: usize, failure: Failure) {
-        let tally = &mut self.share.tally;
         match failure {
             Failure::Connect(e) => {
                 self.share.connecting -= 1;
                 let slot = self.remove(key);
-                return self.not_connected(slot, &e);
+                self.not_connected(slot, &e);
             }
             Failure::Lost(e) => {
-                tally.lost += 1;
-                tally.error(cause(&e));
+                self.share.tally.messages_lost += self.in_flight(key);
+                self.share.tally.lost += 1;
+                self.share.tally.error(cause(&e));
+                let slot = self.remove(key);
+                self.go_on(slot);
             }
-            Failure::Corrupt(got) => self.corrupt(key, &got),
+            Failure::Corrupt(got) => {
+                self.share.tally.messages_lost += self.in_flight(key);
+                self.corrupt(key, &got);
+                let slot = self.remove(key);
+                self.retire(slot);
+            }
         }
-        let slot = self.remove(key);
-        self.retire(slot);
+    }
+
+    /// Measured messages of a client that are not back.
+    fn in_flight(&self, key: usize) -> u64 {
+        let flights = self.clients[key].in_flight();
+        flights.filter(|flight| self.share.is_measured(flight.due)).count() as u64
+    }
+
+    /// The message, if it is measured, that a slot without a connection has taken on.
+    fn in_hand(&self, slot: usize) -> u64 {
+        self.slots[slot].message.is_some_and(|due| self.share.is_measured(due)).into()
     }
 
     /// Tries the next address of the target, or the same one again where it was our own fault.
@@ -150,6 +176,7 @@ impl Worker {
         if self.slots[slot].tries < most {
             return self.queue(slot);
         }
+        self.share.tally.messages_lost += self.in_hand(slot);
         self.share.tally.failed += 1;
         self.share.tally.error(cause(e));
         self.retire(slot);
@@ -196,21 +223,20 @@ impl Worker {
 
     fn give_up(&mut self, key: usize) {
         let client = &self.clients[key];
-        let (connecting, in_flight) = (client.is_connecting(), client.in_flight());
-        let slot = self.remove(key);
-        if connecting {
+        if client.is_connecting() {
             self.share.connecting -= 1;
+            let slot = self.remove(key);
             return self.not_connected(slot, &ErrorKind::TimedOut.into());
         }
-        let tally = &mut self.share.tally;
-        if in_flight > 0 {
-            tally.timed_out += in_flight;
-            tally.error("message timed out");
+        if client.in_flight().next().is_some() {
+            self.share.tally.timed_out += self.in_flight(key);
+            self.share.tally.error("message timed out");
         } else {
-            tally.lost += 1;
-            tally.error("the end did not come in time");
+            self.share.tally.lost += 1;
+            self.share.tally.error("the end did not come in time");
         }
-        self.retire(slot);
+        let slot = self.remove(key);
+        self.go_on(slot);
     }
 
     /// How long a client is waited for. After the end of the run nobody is waited for without limit.
@@ -221,21 +247,25 @@ impl Worker {
     /// The time for what was due before the end, and is not back yet, is over: an open loop may have
     /// fallen so far behind that the rest would take hours.
     pub(super) fn give_up_all(&mut self) {
-        self.dial_queue.clear();
         for slot in 0..self.slots.len() {
-            let (stage, left_over) =
-                (self.slots[slot].stage, self.share.left_over(slot, self.turn));
-            match stage {
-                Stage::Taken(key) => self.give_up(key),
-                Stage::Idle | Stage::Queued => self.retire(slot),
-                Stage::Retired => continue,
+            if self.slots[slot].stage == Stage::Retired {
+                continue;
             }
-            if left_over > 0 {
-                self.share.tally.timed_out += left_over;
+            if let Stage::Taken(key) = self.slots[slot].stage {
+                self.give_up(key);
+            }
+            // Which may have queued it for another address, or for its next message.
+            let mut unsent = self.share.left_over(slot, self.turn);
+            if self.slots[slot].stage == Stage::Queued {
+                let in_hand = self.in_hand(slot);
+                self.share.tally.timed_out += in_hand;
+                unsent += in_hand;
+            }
+            if unsent > 0 {
                 self.share.tally.error("the rate was not kept: messages could not be sent in time");
             }
+            self.slots[slot].stage = Stage::Retired;
         }
-        // A connect that was given up may have been queued for its next address.
         self.dial_queue.clear();
         self.active = 0;
     }
