@@ -171,6 +171,17 @@ fn a_repeated_piece_is_found_and_located() {
 }
 
 #[test]
+fn of_many_faults_the_first_are_looked_into() {
+    let address = serve_messages(|_, mut message| {
+        message[500] ^= 4;
+        message
+    });
+    let report = report(address, "-c 20 -l 1000", 3);
+    let expected = json!({"bytes were changed": 16, "wrong bytes, not looked into": 4});
+    assert_eq!(report["errors"], expected);
+}
+
+#[test]
 fn bytes_behind_all_that_was_sent_are_found() {
     let address = serve_messages(|n, mut message| {
         message.extend(vec![0; usize::from(n == 49)]);
@@ -585,6 +596,26 @@ fn a_connection_with_itself_is_not_taken_for_a_server() {
             assert_eq!(report["verdict"], "failed", "{ports} {options}: {report}");
             assert_eq!(report["connections"]["established"], 0, "{ports} {options}: {report}");
         }
+    }
+}
+
+#[test]
+fn connects_that_are_part_of_the_load_have_times_of_their_own() {
+    let daemon = Daemon::start(&[]);
+    for (options, connects, since) in [
+        ("", false, "a message was sent until all of it was back\n"),
+        ("-R 1k", false, "a message was due until all of it was back; service"),
+        ("--connect-rate 1k", true, "a message was sent until all of it was back\n"),
+        (
+            "--reconnect",
+            true,
+            "a message could go, its connect included, until all of it was back; s",
+        ),
+        ("--reconnect -R 1k", true, "a message was due until all of it was back; service"),
+    ] {
+        let text = load(daemon.address(), &format!("-c 5 -n 100 {options}")).out;
+        assert_eq!(text.contains("\nconnects     50% took "), connects, "{text}");
+        assert!(text.contains(&format!("from when {since}")), "{text}");
     }
 }
 

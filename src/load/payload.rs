@@ -73,6 +73,8 @@ impl Cursor {
 /// How bytes that came back differ from those that were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
+    /// Not looked into.
+    Unknown,
     /// Others in their place.
     Changed,
     /// This many are left out.

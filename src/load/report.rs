@@ -272,6 +272,7 @@ impl Times {
 impl From<Corruption> for FirstCorrupt {
     fn from(corruption: Corruption) -> FirstCorrupt {
         let what = match corruption.fault {
+            Fault::Unknown => "not looked into".into(),
             Fault::Changed => "changed".into(),
             Fault::Missing(n) => format!("{n} missing"),
             Fault::Surplus(n) => format!("{n} too many"),

@@ -59,6 +59,10 @@ impl fmt::Display for Report {
             throughput.bytes_per_s / (1024.0 * 1024.0),
             self.elapsed_s
         )?;
+        let connecting = self.parameters.reconnect || self.parameters.connect_rate.is_some();
+        if connecting && connections.established > 0 {
+            self.connects(f)?;
+        }
         writeln!(
             f,
             "slowest and fastest connection: {} and {} messages",
@@ -89,25 +93,31 @@ impl fmt::Display for Report {
 
 impl Report {
     fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, scale) = match self.latency_us.p50 {
-            ..10_000.0 => ("us", 1.0),
-            ..10_000_000.0 => ("ms", 1e3),
-            _ => ("s", 1e6),
+        let (unit, scale) = unit(&self.latency_us);
+        let (since, with_service) = match (self.parameters.rate, self.parameters.reconnect) {
+            (Some(_), _) => ("a message was due", true),
+            (None, true) => ("a message could go, its connect included,", true),
+            (None, false) => ("a message was sent", false),
         };
-        let open = self.parameters.rate.is_some();
-        let since = if open { "a message was due" } else { "a message was sent" };
         write!(f, "\nlatency in {unit}, from when {since} until all of it was back")?;
-        writeln!(f, "{}", if open { "; service, from when it was sent" } else { "" })?;
+        writeln!(f, "{}", if with_service { "; service, from when it was sent" } else { "" })?;
         let longest = self.latency_us.max.max(f64::MIN_POSITIVE);
         let rows = self.latency_us.table().into_iter().zip(self.service_us.table());
         for ((name, latency), (_, service)) in rows {
             write!(f, "  {name:>6} {:12.1}", latency / scale)?;
-            if open {
+            if with_service {
                 write!(f, " {:12.1}", service / scale)?;
             }
             writeln!(f, "  {}", bar(latency / longest))?;
         }
         writeln!(f)
+    }
+
+    fn connects(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Times { p50, p99, max, .. } = &self.connect_us;
+        let (unit, scale) = unit(&self.connect_us);
+        let [p50, p99, max] = [p50, p99, max].map(|time| time / scale);
+        writeln!(f, "connects     50% took {p50:.1} {unit}, 99% {p99:.1}, the longest {max:.1}")
     }
 
     /// The verdict, in one line.
@@ -172,6 +182,15 @@ impl fmt::Display for Parameters {
             f.write_str(", polling without sleep")?;
         }
         write!(f, "; seed {}", self.seed)
+    }
+}
+
+/// In which unit to print times, and its microseconds.
+fn unit(times: &Times) -> (&'static str, f64) {
+    match times.p50 {
+        ..10_000.0 => ("us", 1.0),
+        ..10_000_000.0 => ("ms", 1e3),
+        _ => ("s", 1e6),
     }
 }
 

@@ -187,7 +187,7 @@ impl Worker {
         let at = client.received();
         let offset = at.offset();
         let fault = if self.share.tally.corrupt >= DIAGNOSED {
-            Fault::Changed
+            Fault::Unknown
         } else if offset >= client.sent() {
             Fault::Surplus(got.len() as u64)
         } else {
@@ -199,6 +199,7 @@ impl Worker {
         let tally = &mut self.share.tally;
         tally.corrupt += 1;
         tally.error(match fault {
+            Fault::Unknown => "wrong bytes, not looked into",
             Fault::Changed => "bytes were changed",
             Fault::Missing(_) => "bytes were missing",
             Fault::Surplus(_) => "surplus bytes",
