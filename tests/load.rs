@@ -659,6 +659,7 @@ fn wrong_usage_is_one_line_that_names_the_word() {
         ("--fail-if speed>5", "speed"),
         ("--fail-if p99>5", "--fail-if"),
         ("--source-ip here", "here"),
+        ("--source-ip ::1", "::1"),
         ("--output-format xml", "xml"),
         ("--seed x", "x"),
         ("--frobnicate", "--frobnicate"),
@@ -768,10 +769,59 @@ fn output_goes_where_it_was_asked_to_go() {
     assert!((2..=6).contains(&intervals.len()), "{}", lines.out);
     assert!(intervals.iter().all(|line| number(&line["messages_per_s"]) > 0.0), "{}", lines.out);
 
+    let silent = serve(|stream| std::io::copy(stream, &mut std::io::sink()).map(drop));
+    let lines = load(silent, "-c 1 -n 1 -i 100ms --timeout 450ms --output-format ndjson -q");
+    let interval: Value = lines.out.lines().next().expect("a line").parse().expect("JSON");
+    assert_eq!(interval["latency_us"], Value::Null, "{}", lines.out);
+
     let progress = load(daemon.address(), "-d 450ms -i 100ms");
     assert!(progress.err.lines().all(|line| line.contains("messages/s")), "{}", progress.err);
     assert!(progress.err.lines().count() >= 2, "{}", progress.err);
     assert_eq!(load(daemon.address(), "-d 450ms").err, "");
+}
+
+#[test]
+fn the_intervals_add_up_to_the_whole() {
+    let daemon = Daemon::start(&[]);
+    let file = Scratch::new("intervals");
+    for options in ["-d 450ms", "-n 20k", "-d 450ms -R 5k", "-d 450ms --reconnect"] {
+        let options = format!("{options} -t 2 -i 20ms --output-format ndjson -o {}", file.path());
+        let answer = load(daemon.address(), &options);
+        let report = Answer { out: file.text(), ..answer }.report(0);
+        let written = file.text();
+        let lines = written.lines().map(|line| line.parse::<Value>().expect("JSON"));
+        let intervals = lines.filter(|line| line["verdict"].is_null());
+        let sum: f64 = intervals
+            .map(|line| {
+                assert!(number(&line["for_s"]) > 0.0, "{line}");
+                number(&line["messages_per_s"]) * number(&line["for_s"])
+            })
+            .sum();
+        let echoed = number(&report["messages"]["echoed"]);
+        assert!((sum - echoed).abs() < 0.5, "{sum} of {echoed}: {written}");
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_written_does_not_hide_the_verdict() {
+    let daemon = Daemon::start(&[]);
+    let bad = serve_messages(|_, mut message| {
+        message[500] ^= 4;
+        message
+    });
+    for (target, code) in [(daemon.address(), 1), (bad, 3)] {
+        for format in ["text", "json", "ndjson -i 10ms"] {
+            let options = format!("-n 100 -l 1000 -q --output-format {format}");
+            let answer = load(target, &format!("{options} -o /dev/full"));
+            assert_eq!(answer.code, Some(code), "{answer:?}");
+            assert_eq!(answer.err.lines().count(), 1, "{answer:?}");
+            assert!(answer.err.starts_with("echoload: cannot write the report"), "{answer:?}");
+            let answer = load(target, &format!("{options} --hdr /dev/full"));
+            assert_eq!(answer.code, Some(code), "{answer:?}");
+            assert_eq!(answer.err.lines().count(), 1, "{answer:?}");
+            assert!(answer.out.contains("100"), "{answer:?}");
+        }
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use echoload::daemon::signals::Signals;
 use echoload::load::report::{Interval, Report, hdr};
 use echoload::load::threshold::Threshold;
 use echoload::load::{Plan, Run, Sample, Stop};
-use echoload::{Endpoint, cli, units};
+use echoload::{Address, Endpoint, cli, units};
 
 const NAME: &str = "echoload";
 
@@ -164,14 +164,20 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> io::Result<ExitCode> {
     if let Err(why) = options.check() {
-        cli::complain(NAME, &why);
-        return Ok(ExitCode::from(2));
+        return Ok(usage(&why));
     }
     limits::raise_file_limit(0)?;
-    let plan = options.plan()?;
+    let targets = options
+        .target
+        .resolve()
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot resolve {}: {e}", options.target)))?;
+    if let Err(why) = options.check_sources(&targets) {
+        return Ok(usage(&why));
+    }
+    let plan = options.plan(targets);
     // Before the run: a report that cannot be written should not take ten seconds to say so.
     let mut output = create(options.output.as_ref())?;
-    let mut hdr_file = options.hdr.as_ref().map(|path| create(Some(path))).transpose()?;
+    let hdr_file = options.hdr.as_ref().map(|path| create(Some(path))).transpose()?;
     let mut run = Run::new(&plan)?;
     run.invite(Box::new(Signals::that_end()?))?;
     let progress = Progress::new(options);
@@ -184,18 +190,27 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         }
     })?;
     progress.finish();
-    written?;
     let report = Report::new(options.target.to_string(), &plan, &measured, &options.fail_if);
-    match options.output_format {
-        Format::Text => write!(output, "{report}")?,
-        Format::Json | Format::Ndjson => json_line(&mut output, &report)?,
-    }
-    output.flush()?;
-    if let Some(file) = &mut hdr_file {
-        file.write_all(hdr(&measured.tally.times.latency()).as_bytes())?;
-        file.flush()?;
-    }
-    Ok(ExitCode::from(report.verdict().exit_code()))
+    let written = written.and_then(|()| match options.output_format {
+        Format::Text => write(&mut output, &report.to_string()),
+        Format::Json | Format::Ndjson => json_line(&mut output, &report),
+    });
+    let hdr_written =
+        hdr_file.map_or(Ok(()), |mut file| write(&mut file, &hdr(&measured.tally.times.latency())));
+    let verdict = report.verdict().exit_code();
+    // Wrong bytes are wrong whether or not anybody reads of them.
+    Ok(ExitCode::from(written.and(hdr_written).map_or_else(
+        |e| {
+            cli::complain(NAME, &format!("cannot write the report: {e}"));
+            verdict.max(1)
+        },
+        |()| verdict,
+    )))
+}
+
+fn usage(why: &str) -> ExitCode {
+    cli::complain(NAME, why);
+    ExitCode::from(2)
 }
 
 impl Options {
@@ -228,20 +243,23 @@ impl Options {
         Ok(())
     }
 
-    fn plan(&self) -> io::Result<Plan> {
-        let targets = self.target.resolve().map_err(|e| {
-            io::Error::new(e.kind(), format!("cannot resolve {}: {e}", self.target))
-        })?;
+    /// What they can get wrong for this target.
+    fn check_sources(&self, targets: &[Address]) -> Result<(), String> {
         let ips: Vec<IpAddr> = targets.iter().filter_map(|t| Some(t.as_tcp()?.ip())).collect();
         let fits = |source: &IpAddr| ips.iter().any(|ip| ip.is_ipv4() == source.is_ipv4());
-        if let Some(source) = self.source_ip.iter().find(|source| !fits(source)) {
-            let why = format!("no address of {} can be reached from {source}", self.target);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        match self.source_ip.iter().find(|source| !fits(source)) {
+            Some(source) => {
+                Err(format!("--source-ip: no address of {} is of {source}'s family", self.target))
+            }
+            None => Ok(()),
         }
+    }
+
+    fn plan(&self, targets: Vec<Address>) -> Plan {
         let optional = |wait: Duration| Some(wait).filter(|wait| !wait.is_zero());
         let terminal = io::stderr().is_terminal() && !self.quiet;
         let watched = terminal || self.output_format == Format::Ndjson;
-        Ok(Plan {
+        Plan {
             targets,
             connections: self.connections,
             threads: self.threads,
@@ -264,7 +282,7 @@ impl Options {
             },
             busy_poll: optional(self.busy_poll),
             seed: self.seed.unwrap_or_else(random),
-        })
+        }
     }
 }
 
@@ -318,9 +336,16 @@ fn create(path: Option<&PathBuf>) -> io::Result<Box<dyn Write>> {
     })
 }
 
+fn write(out: &mut impl Write, text: &str) -> io::Result<()> {
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Whoever follows a file sees each line when it is due.
 fn json_line(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
-    writeln!(out)
+    writeln!(out)?;
+    out.flush()
 }
 
 /// A seed that differs from run to run. The hasher's keys are all the randomness that is needed.

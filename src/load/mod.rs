@@ -42,7 +42,7 @@ use clock::Clock;
 use payload::Payload;
 use tally::{Latencies, Tally, latencies};
 use usage::Usage;
-use worker::Worker;
+use worker::{LAST, Worker};
 
 /// Samples of a loop that may wait to be read.
 const SAMPLES: usize = 16;
@@ -100,7 +100,7 @@ pub struct Sample {
     pub elapsed: Duration,
     /// Length of the interval that this sample ends.
     pub interval: Duration,
-    /// Messages echoed in the interval.
+    /// Messages that came back in the interval, those of the warm-up included.
     pub echoed: u64,
     /// Latency in the interval.
     pub latency: Latencies,
@@ -311,18 +311,22 @@ impl Series {
         let thread = sample.thread;
         self.latest[thread] = Some(sample);
         let number = self.latest.iter().map(|s| s.as_ref().map_or(0, |s| s.number)).min()?;
-        if number <= self.number || number == u32::MAX {
+        let parts = || self.latest.iter().flatten();
+        // Those that are ahead, or have ended, do not take the time of the others' next interval.
+        let running = parts().filter(|part| part.number != LAST).map(|part| part.elapsed).min();
+        let elapsed = running.or_else(|| parts().map(|part| part.elapsed).max())?;
+        let echoed = parts().map(|part| part.echoed).sum();
+        let rest = number == LAST && echoed == self.echoed;
+        if number <= self.number || elapsed <= self.last || rest {
             return None;
         }
         self.number = number;
         let mut latency_so_far = latencies();
-        let (mut up, mut errors, mut echoed, mut elapsed) = (0, 0, 0, Duration::ZERO);
-        for part in self.latest.iter().flatten() {
+        let (mut up, mut errors) = (0, 0);
+        for part in parts() {
             latency_so_far += &part.latency;
             up += part.up;
             errors += part.errors;
-            echoed += part.echoed;
-            elapsed = elapsed.max(part.elapsed);
         }
         let mut latency = latency_so_far.clone();
         // What was counted once stays counted, so the difference has no negative count.

@@ -298,7 +298,8 @@ pub struct Interval {
     messages_per_s: f64,
     connections: usize,
     errors: u64,
-    latency_us: Times,
+    /// Of nothing there is none.
+    latency_us: Option<Times>,
 }
 
 impl Interval {
@@ -310,7 +311,7 @@ impl Interval {
             messages_per_s: per_second(sample.echoed, sample.interval),
             connections: sample.up,
             errors: sample.errors,
-            latency_us: Times::of(&sample.latency),
+            latency_us: (!sample.latency.is_empty()).then(|| Times::of(&sample.latency)),
         }
     }
 }

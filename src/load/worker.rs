@@ -38,10 +38,13 @@ const EVENTS: usize = 1024;
 /// Messages that a turn may send because they are due.
 const DUE: usize = 1024;
 
+/// The number of a loop's last sample: behind it there are no more intervals.
+pub(crate) const LAST: u32 = u32::MAX;
+
 /// What one loop has measured so far.
 pub(crate) struct Sample {
     pub(crate) thread: usize,
-    /// How many intervals have gone by; after the last message, all there will ever be.
+    /// How many intervals have gone by, or [`LAST`].
     pub(crate) number: u32,
     pub(crate) elapsed: Duration,
     pub(crate) echoed: u64,
@@ -421,8 +424,9 @@ impl Worker {
         if !self.settled {
             self.settle();
         }
-        self.send_sample(u32::MAX);
         let now = self.share.now();
+        self.now = self.instant(now);
+        self.send_sample(LAST);
         let until = if self.meeting.stopped.load(Ordering::Acquire) {
             self.share.end().map_or(now, |end| end.min(now))
         } else {
