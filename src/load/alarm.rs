@@ -21,8 +21,15 @@ mod timer {
     use nix::sys::time::TimeSpec;
     use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+    use crate::load::client::Nanos;
+    use crate::load::clock::Clock;
+
     /// `timerfd_create(2)`. Edge-triggered, each expiry is an event, and nothing need be read.
-    pub(crate) struct Alarm(TimerFd);
+    pub(crate) struct Alarm {
+        timer: TimerFd,
+        /// For when it was set last. Past that time it does no harm.
+        armed: Option<Nanos>,
+    }
 
     impl Alarm {
         pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Alarm> {
@@ -30,14 +37,16 @@ mod timer {
             let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
             let fd = timer.as_fd().as_raw_fd();
             registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-            Ok(Alarm(timer))
+            Ok(Alarm { timer, armed: None })
         }
 
-        /// Wakes the poll `wait` from now. What is left for the poll's own timeout: nothing.
-        pub(crate) fn set(&self, wait: Duration) -> io::Result<Option<Duration>> {
-            // Zero would disarm it.
-            let wait = TimeSpec::from_duration(wait.max(Duration::from_nanos(1)));
-            self.0.set(Expiration::OneShot(wait), TimerSetTimeFlags::empty())?;
+        /// Wakes the poll at a time to come. What is left for the poll's own timeout: nothing.
+        pub(crate) fn set(&mut self, clock: &Clock, at: Nanos) -> io::Result<Option<Duration>> {
+            if self.armed != Some(at) {
+                let time = Expiration::OneShot(TimeSpec::from_duration(clock.monotonic(at)));
+                self.timer.set(time, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+                self.armed = Some(at);
+            }
             Ok(None)
         }
     }
@@ -50,6 +59,9 @@ mod timeout {
 
     use mio::{Registry, Token};
 
+    use crate::load::client::Nanos;
+    use crate::load::clock::Clock;
+
     pub(crate) struct Alarm;
 
     impl Alarm {
@@ -57,8 +69,8 @@ mod timeout {
             Ok(Alarm)
         }
 
-        pub(crate) fn set(&self, wait: Duration) -> io::Result<Option<Duration>> {
-            Ok(Some(wait))
+        pub(crate) fn set(&mut self, clock: &Clock, at: Nanos) -> io::Result<Option<Duration>> {
+            Ok(Some(Duration::from_nanos(at.saturating_sub(clock.now()))))
         }
     }
 }

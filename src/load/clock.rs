@@ -27,10 +27,19 @@ impl Clock {
 
     /// The same moment as a deadline has it.
     pub fn instant(&self, at: Nanos) -> Instant {
-        // Beyond the clock is as late as it gets; nothing is ever due then.
-        const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-        self.epoch + Duration::from_nanos(at).min(CENTURY)
+        self.epoch + within_a_century(at)
     }
+
+    /// The same moment as the kernel has it, by `CLOCK_MONOTONIC`.
+    pub fn monotonic(&self, at: Nanos) -> Duration {
+        Duration::from_nanos(self.epoch_nanos) + within_a_century(at)
+    }
+}
+
+/// Beyond the clock is as late as it gets; nothing is ever due then.
+fn within_a_century(at: Nanos) -> Duration {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Duration::from_nanos(at).min(CENTURY)
 }
 
 fn monotonic() -> Nanos {

@@ -238,19 +238,7 @@ impl Worker {
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         loop {
-            let due = self.share.next_due().map(|(due, _)| self.instant(due));
-            let mut timeout = self.timeout().map(|at| at.saturating_duration_since(self.now));
-            let busy = self.busy_until.is_some_and(|until| self.now < until);
-            if busy || !self.run_queue.is_empty() {
-                timeout = Some(Duration::ZERO);
-            } else if let Some(due) = due {
-                let wait = due.saturating_duration_since(self.instant(self.share.now()));
-                let rest = match wait {
-                    Duration::ZERO => Some(wait),
-                    wait => self.alarm.set(wait)?,
-                };
-                timeout = [timeout, rest].into_iter().flatten().min();
-            }
+            let timeout = self.time_to_wait()?;
             let answer = self.poll.poll(events, timeout);
             self.turn = self.share.now();
             self.now = self.instant(self.turn);
@@ -263,6 +251,22 @@ impl Worker {
             }
             return Ok(());
         }
+    }
+
+    /// By the clock as it is now: a turn may have taken a good part of the time.
+    fn time_to_wait(&mut self) -> io::Result<Option<Duration>> {
+        let turn = self.share.now();
+        let now = self.instant(turn);
+        if !self.run_queue.is_empty() || self.busy_until.is_some_and(|until| now < until) {
+            return Ok(Some(Duration::ZERO));
+        }
+        let message = match self.share.next_due() {
+            Some((due, _)) if due > turn => self.alarm.set(&self.meeting.clock, due)?,
+            Some(_) => Some(Duration::ZERO),
+            None => None,
+        };
+        let others = self.timeout().map(|at| at.saturating_duration_since(now));
+        Ok([others, message].into_iter().flatten().min())
     }
 
     /// The next moment, messages apart, at which there is something to do that no event announces.
