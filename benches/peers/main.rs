@@ -7,13 +7,13 @@
 //! tester, in a process and on one thread, and checks every byte; anything wrong fails the whole.
 //!
 //! **How.** A machine drifts, by tens of percent over minutes. So the rounds are short, and in each of
-//! them every server is measured once, in an order that rotates, as a new process unless others idle
-//! beside the load. The ratios are taken within each round, and their median is printed. Each workload
-//! runs twice: with the server on one core and the load tester on another, as users have it, and with
-//! both on the same core, where the rate is one over the processor time of both, and the noise a
-//! tenth. Server CPU is user and system time of the server and all below it, over whole intervals in
-//! the middle of a round. On loopback it has a part of the other side's: the kernel delivers what one
-//! sends on that one's account.
+//! them every server is measured once, in an order that rotates and turns round, as a new process
+//! unless others idle beside the load. The ratios are taken within each round, and their median is
+//! printed. Each workload runs twice: with the server on one core and the load tester on another, as
+//! users have it, and with both on the same core, where the rate is one over the processor time of
+//! both, and the noise a tenth. Server CPU is user and system time of the server and all below it,
+//! over whole intervals in the middle of a round. On loopback it has a part of the other side's: the
+//! kernel delivers what one sends on that one's account.
 //!
 //! **What it cannot tell.** How it is over a network, where the driver and the distance cost more than
 //! any of these. On the same core, what the server costs is diluted by what the load tester costs: for

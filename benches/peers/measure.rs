@@ -105,11 +105,13 @@ impl<'a> Server<'a> {
             warm_up.as_millis(),
             duration.as_millis() / 5
         );
-        // Of whole intervals behind the warm-up: without what connecting and leaving cost.
+        // Of whole intervals behind the warm-up: without what connecting and leaving cost. Their echoes
+        // are those that came back in them, whenever they were sent, as the processor time has it.
+        let measured = warm_up..warm_up + duration;
         let (mut first, mut last, mut echoes) = (None, Duration::ZERO, 0.0);
         let report = load::run(placement.load, &self.address, &options, |interval| {
             let number = |name: &str| interval[name].as_f64().unwrap_or(f64::NAN);
-            if number("elapsed_s") < warm_up.as_secs_f64() {
+            if !measured.contains(&Duration::from_secs_f64(number("elapsed_s").max(0.0))) {
                 return;
             }
             last = tree::cpu(self.process.id());
@@ -194,6 +196,8 @@ pub fn table(
     for round in 0..options.rounds {
         let count = servers.len();
         for turn in 0..count {
+            // Who comes next to whom, and behind whom, is not the same in each round.
+            let turn = if round % 2 == 0 { turn } else { count - 1 - turn };
             let server = &mut servers[(round + turn) % count];
             expect_within(options.seconds);
             if round > 0 && idle == 0 {
