@@ -84,12 +84,13 @@ struct Options {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     warm_up: Duration,
 
-    /// Give up a message that is not back by then, or a connect, and its connection; 0 is never. When
-    /// the time is over, what was due is waited for no longer than this, or 10s
+    /// Give up a connect, or a message, that takes longer from when it was sent, and its connection; 0 is
+    /// never. When the time is over, what was due is waited for no longer than this, or 10s
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
     timeout: Duration,
 
-    /// A line of progress on stderr each interval [default: 1s where stderr is a terminal, else none]
+    /// A line of progress on stderr each interval, and with ndjson one in the report [default: 1s where
+    /// stderr is a terminal, and in ndjson]
     #[arg(short, long, value_name = "DURATION", value_parser = units::duration)]
     interval: Option<Duration>,
 
@@ -148,9 +149,10 @@ Exit codes, the first that holds:
   2    usage
   3    bytes came back wrong
   130  interrupted
-  1    a connection failed or was lost, or a message timed out
+  1    a connection failed or was lost, or a message timed out; or it could
+       not start
   99   a --fail-if holds
-  0    all that was sent came back";
+  0    all that was sent came back; 1 if the report of that could not be written";
 
 fn main() -> ExitCode {
     match cli::parse(Options::command()) {
