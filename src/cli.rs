@@ -3,19 +3,17 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Command, Error, FromArgMatches};
+use clap::{Error, Parser};
 
 /// The command line as a type, or the exit code after the user has been told: what is wrong with it
 /// (2), or the help or version that was asked for (0).
 ///
 /// # Errors
 /// The exit code.
-pub fn parse<T: FromArgMatches>(command: Command) -> Result<T, ExitCode> {
-    let mut command = command;
-    let matches = command.try_get_matches_from_mut(std::env::args_os());
-    matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|e| {
+pub fn parse<T: Parser>() -> Result<T, ExitCode> {
+    T::try_parse().map_err(|e| {
         if e.use_stderr() {
-            return usage(command.get_name(), &e);
+            return usage(T::command().get_name(), &e);
         }
         // Help that nobody reads to its end is no failure.
         let _ = e.print();

@@ -28,7 +28,6 @@ use std::env;
 use std::fs::File;
 use std::process::ExitCode;
 
-use clap::CommandFactory;
 use echoload::cli;
 
 mod hold;
@@ -61,7 +60,7 @@ fn main() -> ExitCode {
         ["--copy"] => return ExitCode::from(u8::from(servers::copy().is_err())),
         ["--hold", count, address] => number(count).and_then(|n| Ok(hold::hold(n, address)?)),
         ["--pin", cpu, "--", ..] => number(cpu).and_then(|n| Ok(process::pin(n, &args[3..])?)),
-        _ if words.contains(&"--bench") => match cli::parse(Options::command()) {
+        _ if words.contains(&"--bench") => match cli::parse::<Options>() {
             Ok(options) => bench(&options),
             Err(exit) => return exit,
         },

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{ArgAction, Parser};
 use log::{LevelFilter, info, warn};
 
 use echoload::daemon::log_sink;
@@ -109,7 +109,7 @@ Exit codes:
   128 + N  stopped by a second signal, number N";
 
 fn main() -> ExitCode {
-    match cli::parse(Options::command()) {
+    match cli::parse::<Options>() {
         Ok(options) => run(&options).unwrap_or_else(|e| {
             cli::complain(NAME, &e.to_string());
             ExitCode::FAILURE

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use echoload::daemon::limits;
@@ -155,7 +155,7 @@ Exit codes, the first that holds:
   0    all that was sent came back; 1 if the report of that could not be written";
 
 fn main() -> ExitCode {
-    match cli::parse(Options::command()) {
+    match cli::parse::<Options>() {
         Ok(options) => run(&options).unwrap_or_else(|e| {
             cli::complain(NAME, &e.to_string());
             ExitCode::FAILURE
