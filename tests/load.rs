@@ -288,6 +288,21 @@ fn a_rate_beyond_the_server_is_counted_to_the_last_message() {
 }
 
 #[test]
+fn what_was_due_on_a_connection_that_never_stood_is_counted() {
+    let daemon = Daemon::start(&[]);
+    // Nobody has the second address, which is for documents.
+    let sources = "--source-ip 127.0.0.9 --source-ip 192.0.2.1";
+    for threads in [1, 2] {
+        let options = format!("-c 2 -t {threads} -R 100 -d 500ms {sources}");
+        let report = report(daemon.address(), &options, 1);
+        assert_eq!(report["connections"]["failed"], 1, "{report}");
+        assert_eq!(report["messages"]["echoed"], 25, "{report}");
+        assert_eq!(report["messages"]["timed_out"], 25, "{report}");
+        assert!((number(&report["elapsed_s"]) - 0.5).abs() < 1e-6, "{report}");
+    }
+}
+
+#[test]
 fn a_connection_that_is_lost_is_followed_by_the_next_one_where_each_message_has_its_own() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");

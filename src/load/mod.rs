@@ -250,18 +250,23 @@ impl Run {
         observe_new();
         let done: Vec<_> = done.into_iter().collect::<io::Result<_>>()?;
         let interrupted = self.meeting.stopped.load(Ordering::Acquire);
+        let start = self.meeting.start.get();
         let until = done.iter().map(|done| done.until).max().unwrap_or(0);
         let mut tally = Tally::new(0);
         let (mut usage, mut elapsed, mut demand) = (Usage::default(), Duration::ZERO, 0.0_f64);
         for mut done in done {
+            if let Some(&start) = start {
+                // A loop whose connects have all failed may have left before.
+                done.share.begin(start);
+                let measured = until.saturating_sub(done.share.measured_from());
+                elapsed = Duration::from_nanos(measured);
+            }
             if !interrupted {
                 done.share.finish(until);
             }
             tally.add(&done.share.tally);
             usage = usage + done.usage;
             demand = demand.max(done.usage.demand());
-            let from = done.share.measured_from().unwrap_or(until);
-            elapsed = Duration::from_nanos(until.saturating_sub(from));
         }
         let available = usage.wall.as_secs_f64().max(f64::MIN_POSITIVE);
         Ok(Measured {

@@ -138,8 +138,8 @@ impl Share {
     }
 
     /// When the time that is measured begins.
-    pub fn measured_from(&self) -> Option<Nanos> {
-        self.start.map(|_| self.measured_from)
+    pub fn measured_from(&self) -> Nanos {
+        self.measured_from
     }
 
     /// When no message becomes due any more, if that is a matter of time.
