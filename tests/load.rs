@@ -417,6 +417,19 @@ fn a_rate_is_kept() {
 }
 
 #[test]
+fn a_number_of_messages_comes_back_whole_however_far_a_server_is_behind_their_rate() {
+    let address = serve_messages(|_, message| {
+        thread::sleep(Duration::from_millis(20));
+        message
+    });
+    // All are due within 20 ms, and take 800 ms, which is longer than the timeout of a single one.
+    let report = report(address, "-n 200 -R 10k -c 5 -l 1000 --timeout 600ms", 0);
+    assert_eq!(report["messages"]["echoed"], 200, "{report}");
+    let rate = number(&report["throughput"]["messages_per_s"]);
+    assert!((1.0..=251.0).contains(&rate), "{rate}/s");
+}
+
+#[test]
 fn an_open_loop_holds_its_connections_to_the_end() {
     let counts = Arc::new([const { AtomicUsize::new(0) }; 3]);
     let counted = Arc::clone(&counts);

@@ -577,7 +577,7 @@ fn report(folder: &Folder, name: &str, options: &str, code: i32) -> Value {
 #[track_caller]
 fn expect_load(folder: &Folder, n: u32, options: &str) {
     let report = report(folder, "socket", &format!("-n {n} {options}"), 0);
-    let counts = json!({"sent": n, "echoed": n, "corrupt": 0, "timed_out": 0});
+    let counts = json!({"sent": n, "echoed": n, "corrupt": 0, "timed_out": 0, "lost": 0});
     assert_eq!(report["messages"], counts, "{options}");
     assert_eq!(errors(&report), (vec![], 0), "{options}");
 }
@@ -646,5 +646,5 @@ fn an_address_to_connect_from_is_none_of_a_path() {
     let _daemon = folder.daemon("socket", &[]);
     let mut command = Command::new(ECHOLOAD);
     command.args(["--source-ip", "127.0.0.1", &folder.endpoint("socket")]);
-    expect_error(&mut command, 1, &[&folder.endpoint("socket"), "127.0.0.1"]);
+    expect_error(&mut command, 2, &[&folder.endpoint("socket"), "127.0.0.1"]);
 }

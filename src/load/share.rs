@@ -147,14 +147,20 @@ impl Share {
         Some(self.end).filter(|&end| end != ENDLESS)
     }
 
+    /// Whether a number of messages was asked for, and not a time.
+    pub fn is_numbered(&self) -> bool {
+        self.numbered
+    }
+
     /// The end of the time that is measured, if it is `now` that all is over. An open loop's last message
     /// stands for the interval up to where the next one would be, so that the rate is not overstated
-    /// by one; where messages are counted in a closed loop, nothing but the last of them marks an end.
+    /// by one; where messages are numbered, it takes as long as it takes until the last of them is back.
     pub fn measured_until(&self, now: Nanos) -> Nanos {
+        let last_arrival = self.tally.last_arrival;
         if self.rate.is_some() && self.start.is_some() && self.next_due().is_none() {
-            return self.end().unwrap_or(now);
+            return if self.numbered { self.end.max(last_arrival) } else { self.end };
         }
-        if self.is_spent() { self.tally.last_arrival } else { self.end.min(now) }
+        if self.is_spent() { last_arrival } else { self.end.min(now) }
     }
 
     /// Closed loop: all messages that were asked for have been taken on.
@@ -289,7 +295,7 @@ impl Load for Share {
     fn echoed(&mut self, flight: Flight, now: Nanos) {
         let tally = &mut self.tally;
         tally.returned += 1;
-        if (self.measured_from..=self.end).contains(&now) {
+        if now >= self.measured_from && (now <= self.end || self.numbered) {
             tally.arrived += 1;
             tally.last_arrival = now;
         }

@@ -232,7 +232,8 @@ impl Worker {
         self.active > 0 || self.guest.is_some() && others
     }
 
-    fn has_ended(&self) -> bool {
+    /// The time is over, and what is under way is waited for.
+    fn is_late(&self) -> bool {
         self.last_moment.is_some()
     }
 
@@ -271,7 +272,7 @@ impl Worker {
 
     /// The next moment, messages apart, at which there is something to do that no event announces.
     fn timeout(&self) -> Option<Instant> {
-        let end = self.share.end().filter(|_| !self.has_ended()).map(|end| self.instant(end));
+        let end = self.share.end().filter(|_| !self.told).map(|end| self.instant(end));
         let last = self.last_moment.filter(|_| self.active > 0);
         [self.deadlines.next(), end, last, self.next_dial(), self.next_sample()]
             .into_iter()
@@ -377,14 +378,14 @@ impl Worker {
     }
 
     fn end(&mut self) {
-        if self.share.is_spent() && self.tools.manner.half_close && !self.told {
-            // Others took the last messages: a client that waits for its echo does not know yet.
-            self.told = true;
-            self.drive_all();
-        }
+        // Others took the last messages: a client that waits for its echo does not know yet.
+        let spent = self.share.is_spent() && self.tools.manner.half_close;
         let over = self.share.end().is_some_and(|end| self.instant(end) <= self.now);
-        if over && !self.has_ended() {
-            self.last_moment = after(self.now, self.timeout.or(Some(GRACE)));
+        if (spent || over) && !self.told {
+            self.told = true;
+            if !self.share.is_numbered() {
+                self.last_moment = after(self.now, self.timeout.or(Some(GRACE)));
+            }
             self.drive_all();
         }
         if self.last_moment.is_some_and(|last| last <= self.now) {

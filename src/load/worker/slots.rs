@@ -63,7 +63,7 @@ impl Worker {
         if let Some(turned_away) = self.turned_away {
             return possible.then_some(turned_away.again);
         }
-        let Some(interval) = self.dial_interval.filter(|_| !self.has_ended()) else {
+        let Some(interval) = self.dial_interval.filter(|_| !self.is_late()) else {
             return possible.then_some(self.now);
         };
         let start = self.share.start().filter(|_| possible)?;
@@ -242,7 +242,7 @@ impl Worker {
 
     /// How long a client is waited for. After the end of the run nobody is waited for without limit.
     fn patience(&self) -> Option<Duration> {
-        self.timeout.or(self.has_ended().then_some(GRACE))
+        self.timeout.or(self.is_late().then_some(GRACE))
     }
 
     /// The time for what was due before the end, and is not back yet, is over: an open loop may have
