@@ -81,7 +81,7 @@ impl Config {
             return Err("the maximum of connections per IP must be at least 1".into());
         }
         if !BUFFER_SIZES.contains(&self.max_buffer) {
-            return Err("the maximum buffer must be from 1KiB to 1024MiB".into());
+            return Err("the maximum buffer must be from 1KiB to 1GiB".into());
         }
         if self.keepalive.is_some_and(|idle| !KEEPALIVES.contains(&idle) || idle.subsec_nanos() > 0)
         {

@@ -159,11 +159,17 @@ impl FromStr for Endpoint {
             Some(("tcp", rest)) => rest,
             Some((scheme, _)) => {
                 let scheme = scheme.escape_debug();
-                return Err(format!("unknown scheme `{scheme}`, expected `tcp` or `unix:PATH`"));
+                return Err(format!(
+                    "unknown scheme `{scheme}`, expected tcp://HOST:PORT or unix:PATH"
+                ));
             }
             None => text,
         };
-        let (host, port) = rest.rsplit_once(':').ok_or("no port, expected HOST:PORT")?;
+        let (host, port) = rest
+            .rsplit_once(':')
+            // That colon is the address's.
+            .filter(|_| !rest.ends_with(']'))
+            .ok_or("no port, expected HOST:PORT")?;
         Ok(Endpoint(Named::Tcp { port: port.parse()?, host: host.parse()? }))
     }
 }
@@ -191,7 +197,8 @@ impl FromStr for Host {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Host, String> {
-        if text.is_empty() {
+        // Looked up, `*` would stand for loopback: getaddrinfo(3) of glibc takes it for no name at all.
+        if text.is_empty() || text == "*" {
             return Ok(Host::EveryInterface);
         }
         if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
@@ -288,6 +295,7 @@ mod tests {
             assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(text.to_owned()));
         }
         assert_eq!("[::1]:7".parse::<Endpoint>(), "tcp://[::1]:7".parse());
+        assert_eq!("*:7".parse::<Endpoint>(), ":7".parse());
         assert_eq!("127.0.0.1:65432".parse(), Ok(Endpoint::default()));
     }
 
@@ -296,6 +304,7 @@ mod tests {
         for (text, why) in [
             ("", "no port"),
             ("localhost", "no port"),
+            ("[::1]", "no port"),
             ("localhost:", "`` is not a port"),
             ("localhost:65536", "`65536` is not a port"),
             ("localhost:-1", "`-1` is not a port"),

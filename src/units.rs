@@ -16,12 +16,14 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a size in bytes: `64`, `16KiB`, `1MiB`, or `K` and `M` for short, of 1024.
+/// Reads a size in bytes: `64`, `16KiB`, `1MiB`, `1GiB`, or `K`, `M` and `G` for short, of 1024.
 ///
 /// # Errors
 /// A sentence that says what is wrong with the text.
 pub fn size(text: &str) -> Result<usize, String> {
-    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("K", 1 << 10), ("M", 1 << 20), ("", 1)];
+    let binary = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let short = [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("", 1)];
+    let units = [&binary[..], &short].concat();
     let n = scaled(text, &units, "a size like 64, 16KiB or 1MiB")?;
     usize::try_from(n).map_err(|_| "too large".into())
 }

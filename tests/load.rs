@@ -757,7 +757,7 @@ fn the_report_has_the_documented_keys() {
         ("/service_us", times),
         ("/connect_us", times),
         ("/per_connection", "min_messages max_messages"),
-        ("/generator", "cpu schedule_lag_us_max limited"),
+        ("/generator", "cpu demand schedule_lag_us_max limited"),
         ("/errors", ""),
     ] {
         let mut found = keys(report.pointer(key).expect(key));

@@ -147,7 +147,12 @@ fn run(options: &Options) -> io::Result<ExitCode> {
 
 fn serve(config: &Config, inherited: Vec<OwnedFd>, options: &Options) -> io::Result<End> {
     let mut server = Server::adopt(inherited, config)?;
-    let metrics = options.metrics.clone().map(Metrics::bind).transpose()?;
+    let metrics = options
+        .metrics
+        .clone()
+        .map(Metrics::bind)
+        .transpose()
+        .map_err(|e| io::Error::new(e.kind(), format!("no place for the metrics: {e}")))?;
     // Behind all that may take long, such as to look up a name: a signal ends the process until here.
     // And before the addresses are out: whoever reads them may send one at once.
     server.invite(Box::new(Signals::of_a_daemon()?))?;

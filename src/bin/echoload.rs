@@ -219,7 +219,7 @@ impl Options {
     /// What only the options together can get wrong.
     fn check(&self) -> Result<(), String> {
         if !(1..=MOST_LENGTH).contains(&self.length) {
-            return Err("--length must be from 1 to 1024MiB".into());
+            return Err("--length must be from 1 to 1GiB".into());
         }
         if self.pipeline > MOST || self.connections > MOST {
             return Err("--pipeline and --connections must be at most 1M".into());

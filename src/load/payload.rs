@@ -150,11 +150,13 @@ impl Payload {
         &rest[..length.min(rest.len())]
     }
 
-    /// What happened to bytes of which the first is wrong, and should have been the one `at` this place.
-    /// `others` are the connections that they may belong to, with the place that each waits for.
+    /// What happened to bytes of which the first is wrong, and should have been the one `at` this place;
+    /// so many were `sent`. `others` are the connections that they may belong to, with the place that
+    /// each waits for.
     pub fn diagnose(
         &self,
         at: Cursor,
+        sent: u64,
         got: &[u8],
         mut others: impl Iterator<Item = (usize, Cursor)>,
     ) -> Fault {
@@ -167,7 +169,8 @@ impl Payload {
         if let Some((number, _)) = others.find(|&(_, other)| is(other, got)) {
             return Fault::Misplaced(number);
         }
-        if let Some(left_out) = (1..SEARCH).find(|&n| is_at(offset + n, got)) {
+        let ahead = sent.saturating_sub(offset).min(SEARCH);
+        if let Some(left_out) = (1..ahead).find(|&n| is_at(offset + n, got)) {
             return Fault::Missing(left_out);
         }
         if let Some(repeated) = (1..SEARCH.min(offset + 1)).find(|&n| is_at(offset - n, got)) {
@@ -249,7 +252,7 @@ mod tests {
         let other = Cursor::at(payload.key(1), 640);
         let others = || [(1, other)].into_iter();
         let at = Cursor::at(payload.key(0), 100);
-        let diagnose = |got: &[u8]| payload.diagnose(at, got, others());
+        let diagnose = |got: &[u8]| payload.diagnose(at, 1000, got, others());
 
         assert_eq!(diagnose(&stream[101..200]), Fault::Missing(1));
         assert_eq!(diagnose(&stream[164..300]), Fault::Missing(64));

@@ -40,6 +40,9 @@ pub struct Report {
     errors: BTreeMap<String, u64>,
     first_corrupt: Option<FirstCorrupt>,
     thresholds: Vec<String>,
+    /// The same, and what the figures were, for people.
+    #[serde(skip)]
+    held: Vec<String>,
     verdict: Verdict,
 }
 
@@ -137,6 +140,7 @@ struct PerConnection {
 #[derive(Debug, Serialize)]
 struct Generator {
     cpu: f64,
+    demand: f64,
     schedule_lag_us_max: f64,
     limited: bool,
 }
@@ -166,8 +170,7 @@ impl Report {
     ) -> Report {
         let tally = &measured.tally;
         let rate = measured.rate();
-        let held = thresholds.iter().filter(|threshold| threshold.holds(measured));
-        let held: Vec<String> = held.map(ToString::to_string).collect();
+        let held: Vec<_> = thresholds.iter().filter(|t| t.holds(measured)).collect();
         let lag_mean = tally.lag_sum.checked_div(tally.lag_count).unwrap_or(0);
         // To poll without sleep takes all of a processor by design.
         let saturated = plan.busy_poll.is_none() && measured.demand >= SATURATED;
@@ -219,13 +222,15 @@ impl Report {
             },
             generator: Generator {
                 cpu: measured.cpu,
+                demand: measured.demand,
                 schedule_lag_us_max: micros(tally.lag_max),
                 limited: saturated || lag_mean >= LATE,
             },
             errors: tally.errors.clone(),
             first_corrupt: tally.first_corrupt.map(FirstCorrupt::from),
             verdict: verdict(measured, !held.is_empty()),
-            thresholds: held,
+            thresholds: held.iter().map(ToString::to_string).collect(),
+            held: held.iter().map(|t| format!("{t}, it was {}", t.figure(measured))).collect(),
         }
     }
 

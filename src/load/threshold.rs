@@ -43,6 +43,16 @@ const METRICS: &str =
     "pNN (as in p99.9), min, mean, max, rate, errors, failed, lost, corrupt or timed_out";
 
 impl Threshold {
+    /// What its figure came to, in the unit that people read.
+    pub fn figure(&self, measured: &Measured) -> String {
+        let value = self.metric.of(measured);
+        if self.metric.is_a_time() {
+            format!("{:.1}us", value / 1e3)
+        } else {
+            format!("{value:.0}")
+        }
+    }
+
     /// Whether it holds, and so the run has failed.
     pub fn holds(&self, measured: &Measured) -> bool {
         let value = self.metric.of(measured);

@@ -74,7 +74,8 @@ impl fmt::Display for Report {
         for (what, n) in &self.errors {
             writeln!(f, "error        {n} x {what}")?;
         }
-        write!(f, "generator    {:.0}% of its processor time used", generator.cpu * 100.0)?;
+        let (used, wanted) = (generator.cpu * 100.0, generator.demand * 100.0);
+        write!(f, "generator    {used:.0}% of its processor time used, {wanted:.0}% wanted")?;
         if self.parameters.rate.is_some() {
             let lag = generator.schedule_lag_us_max;
             write!(f, ", at most {lag:.1} us behind its schedule")?;
@@ -126,7 +127,7 @@ impl Report {
             Verdict::Ok => "ok: all that was sent came back, every byte of it checked".into(),
             Verdict::Failed => "failed: ".to_owned(),
             Verdict::Corrupt => "corrupt: ".into(),
-            Verdict::Threshold => format!("threshold: {}", self.thresholds.join(", ")),
+            Verdict::Threshold => format!("threshold: {}", self.held.join("; ")),
             Verdict::Interrupted => "interrupted: this is what was measured so far".into(),
         };
         // To write into a string cannot fail.

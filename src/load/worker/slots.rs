@@ -193,7 +193,7 @@ impl Worker {
         } else {
             let others = self.clients.iter().filter(|&(other, _)| other != key);
             let others = others.map(|(_, c)| (self.share.number(c.slot()), c.received()));
-            self.tools.payload.diagnose(at, got, others)
+            self.tools.payload.diagnose(at, client.sent(), got, others)
         };
         let connection = self.share.number(client.slot());
         let tally = &mut self.share.tally;
