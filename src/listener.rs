@@ -92,16 +92,18 @@ impl ListenSocket {
     }
 }
 
-/// What one turn of the loop may still accept, and the error that the last accept met.
+/// What one turn of the loop may still accept, whether it has accepted any, and the error that the last
+/// accept met.
 #[derive(Debug)]
 pub struct Allowance {
     left: usize,
+    any: bool,
     error: Option<(ErrorKind, Option<i32>)>,
 }
 
 impl Default for Allowance {
     fn default() -> Allowance {
-        Allowance { left: BUDGET, error: None }
+        Allowance { left: BUDGET, any: false, error: None }
     }
 }
 
@@ -209,6 +211,7 @@ impl Listeners {
             match listener.socket.accept() {
                 Ok(accepted) => {
                     allowance.left -= 1;
+                    allowance.any = true;
                     allowance.error = None;
                     return Some(accepted);
                 }
@@ -224,7 +227,8 @@ impl Listeners {
                     let error = Some((e.kind(), e.raw_os_error()));
                     let again = mem::replace(&mut allowance.error, error) == error;
                     let passing = [ErrorKind::ConnectionAborted, ErrorKind::Interrupted];
-                    if again && (!passing.contains(&e.kind()) || allowance.left == 0) {
+                    let in_vain = allowance.left == 0 && !allowance.any;
+                    if again && (!passing.contains(&e.kind()) || in_vain) {
                         self.troubles.warn(now, format_args!("cannot accept on {address}: {e}"));
                         self.paused_until = now.checked_add(PAUSE);
                         return None;

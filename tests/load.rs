@@ -798,6 +798,8 @@ fn output_goes_where_it_was_asked_to_go() {
     assert!(intervals.iter().all(|line| number(&line["messages_per_s"]) > 0.0), "{}", lines.out);
 
     let silent = serve(|stream| std::io::copy(stream, &mut std::io::sink()).map(drop));
+    let none = load(daemon.address(), "-n 100 -i 0 --output-format ndjson -q");
+    assert_eq!(none.out.lines().count(), 1, "{none:?}");
     let lines = load(silent, "-c 1 -n 1 -i 100ms --timeout 450ms --output-format ndjson -q");
     let interval: Value = lines.out.lines().next().expect("a line").parse().expect("JSON");
     assert_eq!(interval["latency_us"], Value::Null, "{}", lines.out);

@@ -44,6 +44,7 @@ fn the_log_follows_v_and_q_and_rust_log_wins() {
         (&["-q", "-v", "-v"], None, true, true),
         (&["-qqq"], Some("debug"), true, true),
         (&["-vv"], Some("off"), false, false),
+        (&["-v"], Some(""), true, true),
     ] {
         // By way of env, since the helper leaves RUST_LOG out.
         let mut command = Command::new("env");

@@ -36,7 +36,7 @@ struct Options {
     endpoints: Vec<Endpoint>,
 
     /// Connections held at once; more wait in the backlog
-    /// [default: what the limit of open files allows, less 16]
+    /// [default: what the limit of open files allows, less the daemon's own]
     #[arg(long, value_name = "N", value_parser = units::count)]
     max_connections: Option<usize>,
 
@@ -53,8 +53,8 @@ struct Options {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     idle_timeout: Duration,
 
-    /// Ask after a silent peer after that long, then three times, a third of it apart; end a
-    /// connection whose peer has for twice that long not answered, or not taken what it is owed; whole
+    /// Ask after a silent peer after that long, then three times, a third of it, and at least 1s,
+    /// apart; end a connection whose peer has for twice that long not answered, or not taken what it is owed; whole
     /// seconds, 0 is never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
     keepalive: Duration,

@@ -75,8 +75,8 @@ struct Options {
     #[arg(long)]
     half_close: bool,
 
-    /// Address to connect from; may be repeated. To a loopback target 127.0.0.x are used by themselves
-    /// when ports run short
+    /// Address to connect from; may be repeated. To IPv4 loopback 127.0.0.x are used by themselves when
+    /// ports run short
     #[arg(long, value_name = "ADDR")]
     source_ip: Vec<IpAddr>,
 
@@ -85,7 +85,7 @@ struct Options {
     warm_up: Duration,
 
     /// Give up a connect, or a message, that takes longer from when it was sent, and its connection; 0 is
-    /// never. When the time is over, what was due is waited for no longer than this, or 10s
+    /// never. When the time of -d is over, what was due is waited for no longer than this, or 10s
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
     timeout: Duration,
 

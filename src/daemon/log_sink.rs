@@ -53,7 +53,7 @@ pub fn install(level: LevelFilter) -> io::Result<LogSink> {
     // that nobody reads may hold it for ever.
     let spec = env::var("RUST_LOG").ok();
     let wrong = spec.as_ref().and_then(|spec| env_filter::Builder::new().try_parse(spec).err());
-    match spec.filter(|_| wrong.is_none()) {
+    match spec.filter(|spec| wrong.is_none() && !spec.trim().is_empty()) {
         Some(spec) => logger.parse_filters(&spec),
         // What mio says at its lowest level repeats what we say.
         None => logger.filter_level(level).filter_module("mio", level.min(LevelFilter::Info)),

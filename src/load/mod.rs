@@ -303,13 +303,15 @@ struct Series {
     number: u32,
     last: Duration,
     echoed: u64,
+    errors: u64,
     latency: Latencies,
 }
 
 impl Series {
     fn new(threads: usize) -> Series {
         let latest = (0..threads).map(|_| None).collect();
-        Series { latest, number: 0, last: Duration::ZERO, echoed: 0, latency: latencies() }
+        let (last, latency) = (Duration::ZERO, latencies());
+        Series { latest, number: 0, last, echoed: 0, errors: 0, latency }
     }
 
     fn add(&mut self, sample: worker::Sample) -> Option<Sample> {
@@ -320,18 +322,18 @@ impl Series {
         // Those that are ahead, or have ended, do not take the time of the others' next interval.
         let running = parts().filter(|part| part.number != LAST).map(|part| part.elapsed).min();
         let elapsed = running.or_else(|| parts().map(|part| part.elapsed).max())?;
-        let echoed = parts().map(|part| part.echoed).sum();
-        let rest = number == LAST && echoed == self.echoed;
+        let (echoed, errors) = parts()
+            .fold((0, 0), |(echoed, errors), part| (echoed + part.echoed, errors + part.errors));
+        let rest = number == LAST && (echoed, errors) == (self.echoed, self.errors);
         if number <= self.number || elapsed <= self.last || rest {
             return None;
         }
         self.number = number;
         let mut latency_so_far = latencies();
-        let (mut up, mut errors) = (0, 0);
+        let mut up = 0;
         for part in parts() {
             latency_so_far += &part.latency;
             up += part.up;
-            errors += part.errors;
         }
         let mut latency = latency_so_far.clone();
         // What was counted once stays counted, so the difference has no negative count.
@@ -339,6 +341,7 @@ impl Series {
         self.latency.clone_from(&latency_so_far);
         let interval = elapsed.saturating_sub(mem::replace(&mut self.last, elapsed));
         let echoed = echoed - mem::replace(&mut self.echoed, echoed);
+        self.errors = errors;
         Some(Sample { elapsed, interval, echoed, latency, latency_so_far, up, errors })
     }
 }

@@ -152,15 +152,19 @@ impl Share {
         self.numbered
     }
 
-    /// The end of the time that is measured, if it is `now` that all is over. An open loop's last message
-    /// stands for the interval up to where the next one would be, so that the rate is not overstated
-    /// by one; where messages are numbered, it takes as long as it takes until the last of them is back.
-    pub fn measured_until(&self, now: Nanos) -> Nanos {
-        let last_arrival = self.tally.last_arrival;
-        if self.rate.is_some() && self.start.is_some() && self.next_due().is_none() {
-            return if self.numbered { self.end.max(last_arrival) } else { self.end };
-        }
-        if self.is_spent() { last_arrival } else { self.end.min(now) }
+    /// The end of the time that is measured, if it is `now` that all is over, or was stopped. An open
+    /// loop's last message stands for the interval up to where the next one would be, so that the rate
+    /// is not overstated by one; where messages are numbered, it takes as long as it takes until the
+    /// last of them is back.
+    pub fn measured_until(&self, now: Nanos, stopped: bool) -> Nanos {
+        let taken_on = || (0..self.slots.len()).all(|slot| self.left_over(slot, self.end) == 0);
+        let until = match self.rate {
+            _ if stopped => return if self.numbered { now } else { self.end.min(now) },
+            Some(_) if self.start.is_some() && taken_on() => self.end,
+            None if self.is_spent() => return self.tally.last_arrival,
+            _ => self.end.min(now),
+        };
+        if self.numbered { until.max(self.tally.last_arrival) } else { until }
     }
 
     /// Closed loop: all messages that were asked for have been taken on.
@@ -237,10 +241,12 @@ impl Share {
         round * self.connections + self.number(slot) as u64
     }
 
-    /// That message has become due; how late is this loop?
-    pub fn became_due(&mut self, due: Nanos, now: Nanos) {
+    /// That message has become due; how late is this loop? Not late at all for one that its client has
+    /// taken on already, behind another.
+    pub fn became_due(&mut self, due: Nanos, slot: usize, now: Nanos) {
+        let round = self.due_count / self.slots.len() as u64;
         self.due_count += 1;
-        if self.is_measured(due) {
+        if self.is_measured(due) && self.slots[slot].taken_on <= round {
             let lag = now.saturating_sub(due);
             self.tally.lag_max = self.tally.lag_max.max(lag);
             self.tally.lag_sum += lag;

@@ -46,10 +46,10 @@ impl Threshold {
     /// What its figure came to, in the unit that people read.
     pub fn figure(&self, measured: &Measured) -> String {
         let value = self.metric.of(measured);
-        if self.metric.is_a_time() {
-            format!("{:.1}us", value / 1e3)
-        } else {
-            format!("{value:.0}")
+        match self.metric {
+            metric if metric.is_a_time() => format!("{:.3}us", value / 1e3),
+            Metric::Rate => format!("{value:.1}"),
+            _ => format!("{value}"),
         }
     }
 

@@ -367,7 +367,7 @@ impl Worker {
         for _ in 0..DUE {
             let next = self.share.next_due().filter(|&(due, _)| due <= now);
             let Some((due, slot)) = next else { break };
-            self.share.became_due(due, now);
+            self.share.became_due(due, slot, now);
             match self.slots[slot].stage {
                 Stage::Taken(key) => self.poke(key, now),
                 Stage::Idle => self.offer(slot),
@@ -431,12 +431,11 @@ impl Worker {
         }
         let now = self.share.now();
         self.now = self.instant(now);
-        self.send_sample(LAST);
-        let until = if self.meeting.stopped.load(Ordering::Acquire) {
-            self.share.end().map_or(now, |end| end.min(now))
-        } else {
-            self.share.measured_until(now)
-        };
+        if self.interval.is_some() {
+            self.send_sample(LAST);
+        }
+        let stopped = self.meeting.stopped.load(Ordering::Acquire);
+        let until = self.share.measured_until(now, stopped);
         let usage = Usage::of_this_thread() - self.usage_at_start;
         Done { share: self.share, until, usage }
     }

@@ -26,7 +26,7 @@ const FULL: Duration = Duration::from_millis(2);
 /// How often a slot that connected to itself tries again.
 const TRIES: usize = 10;
 
-/// After the end, how long a message may take to come back when there is no timeout.
+/// After the time of a run, how long a message may take to come back when there is no timeout.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 impl Worker {
@@ -152,7 +152,7 @@ impl Worker {
                 self.share.tally.messages_lost += self.in_flight(key);
                 self.corrupt(key, &got);
                 let slot = self.remove(key);
-                self.retire(slot);
+                self.go_on(slot);
             }
         }
     }
@@ -240,7 +240,7 @@ impl Worker {
         self.go_on(slot);
     }
 
-    /// How long a client is waited for. After the end of the run nobody is waited for without limit.
+    /// How long a client is waited for. After the time of the run nobody is waited for without limit.
     fn patience(&self) -> Option<Duration> {
         self.timeout.or(self.is_late().then_some(GRACE))
     }
