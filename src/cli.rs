@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Error, Parser};
+use clap::Parser;
 
 /// The command line as a type, or the exit code after the user has been told: what is wrong with it
 /// (2), or the help or version that was asked for (0).
@@ -13,7 +13,7 @@ use clap::{Error, Parser};
 pub fn parse<T: Parser>() -> Result<T, ExitCode> {
     T::try_parse().map_err(|e| {
         if e.use_stderr() {
-            return usage(T::command().get_name(), &e);
+            return usage(T::command().get_name(), &essence(&e.to_string()));
         }
         // Help that nobody reads to its end is no failure.
         let _ = e.print();
@@ -21,9 +21,14 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
     })
 }
 
+/// Complains of a word on the command line, and the exit code that says so.
+pub fn usage(name: &str, why: &str) -> ExitCode {
+    complain(name, why);
+    ExitCode::from(2)
+}
+
 /// The whole message in one line, without the summary of the usage that would hide it.
-fn usage(name: &str, error: &Error) -> ExitCode {
-    let text = error.to_string();
+fn essence(text: &str) -> String {
     let said: Vec<&str> = text
         .lines()
         .map(str::trim)
@@ -31,8 +36,7 @@ fn usage(name: &str, error: &Error) -> ExitCode {
         .filter(|line| !line.is_empty())
         .collect();
     let said = said.join(" ");
-    complain(name, said.strip_prefix("error: ").unwrap_or(&said));
-    ExitCode::from(2)
+    said.strip_prefix("error: ").unwrap_or(&said).to_owned()
 }
 
 /// One line on stderr that names the command. Not `eprintln!`, which panics where stderr is closed.

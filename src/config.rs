@@ -27,9 +27,8 @@ pub struct Config {
     pub idle_timeout: Option<Duration>,
     /// After this long without a byte the kernel asks whether the peer is still there, and gives it
     /// up when three probes, a third of it and at least a second apart, are not answered; whole
-    /// seconds, 1 to 32767. A peer
-    /// that for twice as long takes nothing of what it is owed is given up too (on Linux). `None`
-    /// leaves both to the idle timeout.
+    /// seconds, 1 to 32767. A peer that for twice as long takes nothing of what it is owed is given up
+    /// too (on Linux). `None` leaves both to the idle timeout.
     pub keepalive: Option<Duration>,
     /// How long a drain may take; zero cuts off at once.
     pub drain_timeout: Duration,

@@ -21,9 +21,15 @@ pub fn count(text: &str) -> Result<usize, String> {
 /// # Errors
 /// A sentence that says what is wrong with the text.
 pub fn size(text: &str) -> Result<usize, String> {
-    let binary = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
-    let short = [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("", 1)];
-    let units = [&binary[..], &short].concat();
+    let units = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("K", 1 << 10),
+        ("M", 1 << 20),
+        ("G", 1 << 30),
+        ("", 1),
+    ];
     let n = scaled(text, &units, "a size like 64, 16KiB or 1MiB")?;
     usize::try_from(n).map_err(|_| "too large".into())
 }

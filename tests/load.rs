@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tester::{
     Answer, ECHOLOAD, Scratch, Tester, errors, keys, limited, load, number, report, serve,
-    serve_messages,
+    serve_late, serve_messages,
 };
 
 // Good servers
@@ -273,10 +273,7 @@ fn a_server_that_never_answers_times_out() {
 
 #[test]
 fn a_rate_beyond_the_server_is_counted_to_the_last_message() {
-    let address = serve_messages(|_, message| {
-        thread::sleep(Duration::from_millis(20));
-        message
-    });
+    let address = serve_late(Duration::from_millis(20));
     for options in ["", "-t 2 -p 3", "--reconnect"] {
         let options = format!("-c 2 -l 1000 -R 1000 -d 500ms --timeout 500ms {options}");
         let report = report(address, &options, 1);
@@ -392,10 +389,7 @@ fn a_half_close_does_not_wait_for_the_last_echo() {
 
 #[test]
 fn the_latency_of_a_slow_server_is_what_it_is_slow_by() {
-    let address = serve_messages(|_, message| {
-        thread::sleep(Duration::from_millis(20));
-        message
-    });
+    let address = serve_late(Duration::from_millis(20));
     let report = report(address, "-c 4 -n 80 -l 1000", 0);
     let p50 = number(&report["latency_us"]["p50"]);
     assert!((20_000.0..40_000.0).contains(&p50), "{p50} us");
@@ -418,10 +412,7 @@ fn a_rate_is_kept() {
 
 #[test]
 fn a_number_of_messages_comes_back_whole_however_far_a_server_is_behind_their_rate() {
-    let address = serve_messages(|_, message| {
-        thread::sleep(Duration::from_millis(20));
-        message
-    });
+    let address = serve_late(Duration::from_millis(20));
     // All are due within 20 ms, and take 800 ms, which is longer than the timeout of a single one.
     let report = report(address, "-n 200 -R 10k -c 5 -l 1000 --timeout 600ms", 0);
     assert_eq!(report["messages"]["echoed"], 200, "{report}");
@@ -510,10 +501,7 @@ fn the_warm_up_is_not_counted() {
 
 #[test]
 fn the_throughput_of_a_slow_server_is_what_it_answers_in_the_time_that_is_measured() {
-    let address = serve_messages(|_, message| {
-        thread::sleep(Duration::from_millis(250));
-        message
-    });
+    let address = serve_late(Duration::from_millis(250));
     // Of what comes back in this second, a part was sent in the warm-up, and as much is under way at
     // its end.
     let report = report(address, "-c 10 -l 1000 --warm-up 650ms -d 1s", 0);
@@ -524,10 +512,7 @@ fn the_throughput_of_a_slow_server_is_what_it_answers_in_the_time_that_is_measur
 
 #[test]
 fn a_generator_that_polls_without_sleep_is_not_the_limit_for_that() {
-    let address = serve_messages(|_, message| {
-        thread::sleep(Duration::from_millis(20));
-        message
-    });
+    let address = serve_late(Duration::from_millis(20));
     let report = report(address, "-c 1 -l 1000 -d 500ms --busy-poll 1s", 0);
     assert_eq!(report["generator"]["limited"], false, "{report}");
 }

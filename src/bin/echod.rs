@@ -54,8 +54,8 @@ struct Options {
     idle_timeout: Duration,
 
     /// Ask after a silent peer after that long, then three times, a third of it, and at least 1s,
-    /// apart; end a connection whose peer has for twice that long not answered, or not taken what it is owed; whole
-    /// seconds, 0 is never
+    /// apart; end a connection whose peer has for twice that long not answered, or not taken what it
+    /// is owed; whole seconds, 0 is never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
     keepalive: Duration,
 
@@ -125,8 +125,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     let most = limits::raise_file_limit(others)?;
     let config = options.config(most, inherited.is_empty());
     if let Err(why) = config.check() {
-        cli::complain(NAME, &why);
-        return Ok(ExitCode::from(2));
+        return Ok(cli::usage(NAME, &why));
     }
     let mut log = log_sink::install(level)?;
     if config.max_connections > most {

@@ -150,9 +150,9 @@ Exit codes, the first that holds:
   3    bytes came back wrong
   130  interrupted
   1    a connection failed or was lost, or a message timed out; or it could
-       not start
+       not start, or not write its report
   99   a --fail-if holds
-  0    all that was sent came back; 1 if the report of that could not be written";
+  0    all that was sent came back";
 
 fn main() -> ExitCode {
     match cli::parse::<Options>() {
@@ -166,7 +166,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> io::Result<ExitCode> {
     if let Err(why) = options.check() {
-        return Ok(usage(&why));
+        return Ok(cli::usage(NAME, &why));
     }
     limits::raise_file_limit(0)?;
     let targets = options
@@ -174,7 +174,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         .resolve()
         .map_err(|e| io::Error::new(e.kind(), format!("cannot resolve {}: {e}", options.target)))?;
     if let Err(why) = options.check_sources(&targets) {
-        return Ok(usage(&why));
+        return Ok(cli::usage(NAME, &why));
     }
     let plan = options.plan(targets);
     // Before the run: a report that cannot be written should not take ten seconds to say so.
@@ -208,11 +208,6 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         },
         |()| verdict,
     )))
-}
-
-fn usage(why: &str) -> ExitCode {
-    cli::complain(NAME, why);
-    ExitCode::from(2)
 }
 
 impl Options {

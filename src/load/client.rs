@@ -305,18 +305,20 @@ impl<S: Dialed> Client<S> {
 
     #[cold]
     fn stands(&mut self, load: &mut impl Load) -> Result<bool, Failure> {
-        let stands = self.socket.stream().is_connected();
         // A connect is refused: only what stood can be reset.
-        let was_reset = stands
-            .as_ref()
-            .is_err_and(|e| matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
-        if was_reset || matches!(stands, Ok(true)) {
-            self.state = State::Open;
-            let now = load.now();
-            load.connected(self.slot, self.moved, now);
-            self.moved = now;
+        let was_reset =
+            |e: &io::Error| matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+        match self.socket.stream().is_connected() {
+            Ok(false) => Ok(false),
+            Err(e) if !was_reset(&e) => Err(Failure::Connect(e)),
+            stood => {
+                self.state = State::Open;
+                let now = load.now();
+                load.connected(self.slot, self.moved, now);
+                self.moved = now;
+                stood.map_err(Failure::Lost)
+            }
         }
-        stands.map_err(if was_reset { Failure::Lost } else { Failure::Connect })
     }
 
     fn take_on(&mut self, manner: &Manner, load: &mut impl Load, now: Nanos) {

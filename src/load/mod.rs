@@ -322,8 +322,8 @@ impl Series {
         // Those that are ahead, or have ended, do not take the time of the others' next interval.
         let running = parts().filter(|part| part.number != LAST).map(|part| part.elapsed).min();
         let elapsed = running.or_else(|| parts().map(|part| part.elapsed).max())?;
-        let (echoed, errors) = parts()
-            .fold((0, 0), |(echoed, errors), part| (echoed + part.echoed, errors + part.errors));
+        let echoed = parts().map(|part| part.echoed).sum();
+        let errors = parts().map(|part| part.errors).sum();
         let rest = number == LAST && (echoed, errors) == (self.echoed, self.errors);
         if number <= self.number || elapsed <= self.last || rest {
             return None;

@@ -157,13 +157,17 @@ impl Share {
     /// is not overstated by one; where messages are numbered, it takes as long as it takes until the
     /// last of them is back.
     pub fn measured_until(&self, now: Nanos, stopped: bool) -> Nanos {
-        let taken_on = || (0..self.slots.len()).all(|slot| self.left_over(slot, self.end) == 0);
-        let until = match self.rate {
-            _ if stopped => return if self.numbered { now } else { self.end.min(now) },
-            Some(_) if self.start.is_some() && taken_on() => self.end,
-            None if self.is_spent() => return self.tally.last_arrival,
-            _ => self.end.min(now),
-        };
+        let so_far = self.end.min(now);
+        if stopped {
+            return if self.numbered { now } else { so_far };
+        }
+        if self.is_spent() {
+            return self.tally.last_arrival;
+        }
+        let mut slots = 0..self.slots.len();
+        let is_open = self.rate.is_some() && self.start.is_some();
+        let taken_on = is_open && slots.all(|slot| self.left_over(slot, self.end) == 0);
+        let until = if taken_on { self.end } else { so_far };
         if self.numbered { until.max(self.tally.last_arrival) } else { until }
     }
 
@@ -202,10 +206,15 @@ impl Share {
     /// order of the slots, round and round.
     pub fn next_due(&self) -> Option<(Nanos, usize)> {
         let (start, rate) = (self.start?, self.rate?);
-        let slots = self.slots.len() as u64;
-        let (round, slot) = (self.due_count / slots, (self.due_count % slots) as usize);
+        let (round, slot) = self.turn();
         let number = self.message(slot, round);
         (number < self.messages).then(|| (start.saturating_add(due(number, rate)), slot))
+    }
+
+    /// Open loop: the round, and the slot in it, of this loop's next message.
+    fn turn(&self) -> (u64, usize) {
+        let slots = self.slots.len() as u64;
+        (self.due_count / slots, (self.due_count % slots) as usize)
     }
 
     /// Open loop: measured messages of a slot that were due before `now`, and were not taken on.
@@ -243,8 +252,8 @@ impl Share {
 
     /// That message has become due; how late is this loop? Not late at all for one that its client has
     /// taken on already, behind another.
-    pub fn became_due(&mut self, due: Nanos, slot: usize, now: Nanos) {
-        let round = self.due_count / self.slots.len() as u64;
+    pub fn became_due(&mut self, due: Nanos, now: Nanos) {
+        let (round, slot) = self.turn();
         self.due_count += 1;
         if self.is_measured(due) && self.slots[slot].taken_on <= round {
             let lag = now.saturating_sub(due);

@@ -310,10 +310,7 @@ impl Worker {
         match self.clients[key].drive(&mut self.tools, &mut self.share, now) {
             Ok(Progress::Blocked) => {}
             Ok(Progress::Again) => self.run_queue.push_back(key),
-            Ok(Progress::Done) => {
-                let slot = self.remove(key);
-                self.go_on(slot);
-            }
+            Ok(Progress::Done) => self.go_on(key),
             Err(failure) => self.failed(key, failure),
         }
     }
@@ -367,7 +364,7 @@ impl Worker {
         for _ in 0..DUE {
             let next = self.share.next_due().filter(|&(due, _)| due <= now);
             let Some((due, slot)) = next else { break };
-            self.share.became_due(due, slot, now);
+            self.share.became_due(due, now);
             match self.slots[slot].stage {
                 Stage::Taken(key) => self.poke(key, now),
                 Stage::Idle => self.offer(slot),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -205,6 +206,14 @@ pub fn serve_messages(
             stream.write_all(&answer(n, message))?;
         }
         Ok(())
+    })
+}
+
+/// One that takes so long for each of its messages.
+pub fn serve_late(by: Duration) -> SocketAddr {
+    serve_messages(move |_, message| {
+        thread::sleep(by);
+        message
     })
 }
 

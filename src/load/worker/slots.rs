@@ -47,8 +47,9 @@ impl Worker {
         }
     }
 
-    /// A connection that stood is over, well or not: with `reconnect` the slot's next message has another.
-    pub(super) fn go_on(&mut self, slot: usize) {
+    /// A connection that stood is over, well or not: with `reconnect` its slot's next message has another.
+    pub(super) fn go_on(&mut self, key: usize) {
+        let slot = self.remove(key);
         if !self.reconnect {
             return self.retire(slot);
         }
@@ -139,22 +140,16 @@ impl Worker {
             Failure::Connect(e) => {
                 self.share.connecting -= 1;
                 let slot = self.remove(key);
-                self.not_connected(slot, &e);
+                return self.not_connected(slot, &e);
             }
             Failure::Lost(e) => {
-                self.share.tally.messages_lost += self.in_flight(key);
                 self.share.tally.lost += 1;
                 self.share.tally.error(cause(&e));
-                let slot = self.remove(key);
-                self.go_on(slot);
             }
-            Failure::Corrupt(got) => {
-                self.share.tally.messages_lost += self.in_flight(key);
-                self.corrupt(key, &got);
-                let slot = self.remove(key);
-                self.go_on(slot);
-            }
+            Failure::Corrupt(got) => self.corrupt(key, &got),
         }
+        self.share.tally.messages_lost += self.in_flight(key);
+        self.go_on(key);
     }
 
     /// Measured messages of a client that are not back.
@@ -225,9 +220,7 @@ impl Worker {
     fn give_up(&mut self, key: usize) {
         let client = &self.clients[key];
         if client.is_connecting() {
-            self.share.connecting -= 1;
-            let slot = self.remove(key);
-            return self.not_connected(slot, &ErrorKind::TimedOut.into());
+            return self.failed(key, Failure::Connect(ErrorKind::TimedOut.into()));
         }
         if client.in_flight().next().is_some() {
             self.share.tally.timed_out += self.in_flight(key);
@@ -236,8 +229,7 @@ impl Worker {
             self.share.tally.lost += 1;
             self.share.tally.error("the end did not come in time");
         }
-        let slot = self.remove(key);
-        self.go_on(slot);
+        self.go_on(key);
     }
 
     /// How long a client is waited for. After the time of the run nobody is waited for without limit.
