@@ -11,12 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use echoload::buffer::{Buffer, Pool};
-use echoload::connection::{Connection, Tools};
-use echoload::deadline::{Deadlines, after};
-use echoload::nonblocking::Stream;
-use echoload::ready::{Progress, Readiness};
-use echoload::{Config, Server, Stopper};
+use echoloop::net::buffer::{Buffer, Pool};
+use echoloop::net::deadline::{Deadlines, after};
+use echoloop::net::nonblocking::Stream;
+use echoloop::net::ready::{Progress, Readiness};
+use echoloop::server::connection::{Connection, Tools};
+use echoloop::{Config, Server, Stopper};
 use slab::Slab;
 
 const MESSAGE: [u8; 64] = [0x5A; 64];

@@ -31,10 +31,10 @@
 //!
 //! 1. [`Server::run`], the loop, and the steps of a turn;
 //! 2. [`Connection::drive`], the state machine, with the table of answers above it;
-//! 3. [`nonblocking`], what one call can answer, and [`ready`], what is remembered of it;
-//! 4. [`buffer`], where bytes wait, and how little an idle connection costs;
+//! 3. [`nonblocking`](net::nonblocking), what one call can answer, and [`ready`](net::ready), what is remembered of it;
+//! 4. [`buffer`](net::buffer), where bytes wait, and how little an idle connection costs;
 //! 5. [`Listeners::accept`], what goes wrong with accept;
-//! 6. [`deadline`], how long to sleep, [`counters`], what was done, and [`guest`], what else lives on
+//! 6. [`deadline`](net::deadline), how long to sleep, [`counters`](server::counters), what was done, and [`source`](server::source), what else lives on
 //!    the poll;
 //! 7. the drain, in `server/ending.rs`, and `daemon`, what an operator needs: signals, metrics, the
 //!    log, the service manager;
@@ -45,11 +45,11 @@
 //!
 //! | section | here |
 //! |---|---|
-//! | Creating a Socket: a server socket only produces client sockets | [`listener`] |
+//! | Creating a Socket: a server socket only produces client sockets | [`listener`](server::listener) |
 //! | Using a Socket: send and recv may do less than asked | [`Sent`], [`Buffer`] |
 //! | Using a Socket: "when a recv returns 0 bytes" | [`Received::End`]; the other direction still works |
 //! | Disconnecting: shutdown before close | [`Connection::linger`] |
-//! | When Sockets Die: nothing may be said at all | [`deadline`], [`Config::keepalive`] |
+//! | When Sockets Die: nothing may be said at all | [`deadline`](net::deadline), [`Config::keepalive`] |
 //! | Non-blocking Sockets: "inside-out" | [`Server::run`], [`Connection`] |
 //! | Non-blocking Sockets: "accept will almost certainly work" | [`Listeners::accept`] |
 //! | Non-blocking Sockets: select, and "a nice long timeout" | the wait in [`Server::run`] |
@@ -62,7 +62,7 @@
 //! # Embedding
 //!
 //! ```
-//! use echoload::{Config, Server};
+//! use echoloop::{Config, Server};
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let endpoints = vec!["tcp://127.0.0.1:0".parse().expect("an endpoint")];
@@ -83,39 +83,28 @@
 //! command line, no signal handlers, no logger, no thread.
 //!
 //! [Socket Programming HOWTO]: https://docs.python.org/3/howto/sockets.html
-//! [`Connection`]: connection::Connection
-//! [`Connection::drive`]: connection::Connection::drive
-//! [`Connection::linger`]: connection::Connection::linger
-//! [`Listeners::accept`]: listener::Listeners::accept
-//! [`Sent`]: nonblocking::Sent
-//! [`Received::End`]: nonblocking::Received::End
-//! [`Buffer`]: buffer::Buffer
+//! [`Connection`]: server::connection::Connection
+//! [`Connection::drive`]: server::connection::Connection::drive
+//! [`Connection::linger`]: server::connection::Connection::linger
+//! [`Listeners::accept`]: server::listener::Listeners::accept
+//! [`Sent`]: net::nonblocking::Sent
+//! [`Received::End`]: net::nonblocking::Received::End
+//! [`Buffer`]: net::buffer::Buffer
 #![forbid(unsafe_code)]
 
-pub mod buffer;
 #[cfg(feature = "cli")]
 pub mod cli;
-pub mod config;
-pub mod connection;
-pub mod counters;
-#[cfg(feature = "cli")]
-pub mod daemon;
-pub mod deadline;
-pub mod endpoint;
-pub mod guest;
-pub mod listener;
 #[cfg(feature = "load")]
 pub mod load;
-pub mod nonblocking;
-mod peers;
-pub mod ready;
+pub mod net;
+#[cfg(feature = "cli")]
+pub mod process;
 pub mod server;
-pub mod socket;
-mod throttle;
-pub mod units;
+#[cfg(feature = "cli")]
+pub mod sources;
 
-pub use config::Config;
-pub use counters::Counters;
-pub use endpoint::{Address, Endpoint};
-pub use guest::{Guest, Host, Wish};
+pub use net::endpoint::{Address, Endpoint};
+pub use server::config::Config;
+pub use server::counters::Counters;
+pub use server::source::{Guest, Host, Wish};
 pub use server::{End, Ended, Server, Stopper};

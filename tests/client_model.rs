@@ -11,10 +11,10 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use Action::{Close, Due, Echo, Hint, Stop, Surplus, Take, Turn};
-use echoload::load::client::{Client, Dialed, Failure, Flight, Load, Manner, Nanos, Next, Tools};
-use echoload::load::payload::{Cursor, Payload};
-use echoload::nonblocking::Stream;
-use echoload::ready::{Progress, Readiness};
+use echoloop::load::client::{Client, Dialed, Failure, Flight, Load, Manner, Nanos, Next, Tools};
+use echoloop::load::payload::{Cursor, Payload};
+use echoloop::net::nonblocking::Stream;
+use echoloop::net::ready::{Progress, Readiness};
 use proptest::prelude::*;
 
 /// What `src/load/client.rs` promises, under the same name.

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Daemon, InProcess, eventually, expect_bytes, expect_end, pattern, ping, stuff};
-use echoload::{Config, End, Guest, Host, Wish};
+use echoloop::{Config, End, Guest, Host, Wish};
 use nix::sys::signal::Signal;
 
 const MIB: usize = 1024 * 1024;
@@ -198,7 +198,7 @@ fn a_stopper_ends_the_run_from_any_thread_even_before_it_began() {
 
     let endpoints = vec!["127.0.0.1:0".parse().expect("endpoint")];
     let config = Config { endpoints, drain_timeout: Duration::MAX, ..Config::default() };
-    let server = echoload::Server::bind(&config).expect("bind");
+    let server = echoloop::Server::bind(&config).expect("bind");
     server.stopper().stop().expect("wake");
     assert_eq!(server.run().expect("no error").end, End::Drained { cut_off: 0 });
 }
@@ -235,7 +235,7 @@ fn a_guest_is_called_when_it_is_due_and_its_wish_is_granted() {
     {
         let endpoints = vec!["127.0.0.1:0".parse().expect("endpoint")];
         let config = Config { endpoints, ..Config::default() };
-        let mut server = echoload::Server::bind(&config).expect("bind");
+        let mut server = echoloop::Server::bind(&config).expect("bind");
         let due = Instant::now().checked_add(Duration::from_millis(50));
         server.invite(Box::new(Alarm { due, wish })).expect("invite");
         let mut server = InProcess::run(server);

@@ -10,9 +10,9 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use Action::{Fin, Finish, Hint, LatchAll, Linger, Read, Reset, Send, Turn, Urgent};
-use echoload::connection::{Connection, Ending, Tools};
-use echoload::nonblocking::Stream;
-use echoload::ready::{Progress, Readiness};
+use echoloop::net::nonblocking::Stream;
+use echoloop::net::ready::{Progress, Readiness};
+use echoloop::server::connection::{Connection, Ending, Tools};
 use proptest::prelude::*;
 
 const MIB: usize = 1024 * 1024;

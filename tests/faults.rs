@@ -19,7 +19,7 @@ use common::{
     DEADLINE, Daemon, eventually, expect_bytes, expect_end, halt, have, leave, pattern, ping,
     reset, resume, stuff,
 };
-use echoload::daemon::limits::raise_file_limit;
+use echoloop::process::limits::raise_file_limit;
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 

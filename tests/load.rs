@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{DEADLINE, Daemon, eventually, have, reset};
-use echoload::load::payload::{Cursor, Payload};
+use echoloop::load::payload::{Cursor, Payload};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};

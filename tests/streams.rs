@@ -10,7 +10,7 @@ use common::{
     DEADLINE, InProcess, connect, eventually, expect_bytes, expect_end, leave, pattern, ping,
     reset, stuff,
 };
-use echoload::Config;
+use echoloop::Config;
 
 const MIB: usize = 1024 * 1024;
 

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
-use echoload::daemon::limits;
+use echoloop::process::limits;
 use socket2::{Domain, Socket, Type};
 
 use crate::process::Process;

@@ -28,7 +28,7 @@ use std::env;
 use std::fs::File;
 use std::process::ExitCode;
 
-use echoload::cli;
+use echoloop::cli;
 
 mod hold;
 mod load;

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{io, iter, mem};
 
-use echoload::daemon::limits;
+use echoloop::process::limits;
 use nix::unistd::alarm;
 
 use crate::Error;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use echoload::units;
+use echoloop::cli::units;
 
 /// Compares the daemon with other servers, ratio by ratio, and prints Markdown.
 #[derive(Parser)]

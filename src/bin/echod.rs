@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Parser};
 use log::{LevelFilter, info, warn};
 
-use echoload::daemon::log_sink;
-use echoload::daemon::metrics::{self, Metrics};
-use echoload::daemon::signals::Signals;
-use echoload::daemon::stats::Stats;
-use echoload::daemon::{limits, systemd};
-use echoload::{Address, Config, End, Endpoint, Server, cli, units};
+use echoloop::cli::units;
+use echoloop::process::log_sink;
+use echoloop::process::{limits, systemd};
+use echoloop::sources::metrics::{self, Metrics};
+use echoloop::sources::signals::Signals;
+use echoloop::sources::statistics::Stats;
+use echoloop::{Address, Config, End, Endpoint, Server, cli};
 
 const NAME: &str = "echod";
 

@@ -11,12 +11,13 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use echoload::daemon::limits;
-use echoload::daemon::signals::Signals;
-use echoload::load::report::{Interval, Report, hdr};
-use echoload::load::threshold::Threshold;
-use echoload::load::{Plan, Run, Sample, Stop};
-use echoload::{Address, Endpoint, cli, units};
+use echoloop::cli::units;
+use echoloop::load::results::thresholds::Threshold;
+use echoloop::load::results::{Interval, Report, hdr};
+use echoloop::load::{Plan, Run, Sample, Stop};
+use echoloop::process::limits;
+use echoloop::sources::signals::Signals;
+use echoloop::{Address, Endpoint, cli};
 
 const NAME: &str = "echoload";
 

@@ -22,8 +22,8 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use crate::load::payload::{Cursor, Key, Payload};
-use crate::nonblocking::{Received, Sent, Stream};
-use crate::ready::{Latched, Progress, Readiness};
+use crate::net::nonblocking::{Received, Sent, Stream};
+use crate::net::ready::{Latched, Progress, Readiness};
 
 /// Bytes made, sent and received in one call.
 const CHUNK: usize = 64 * 1024;

@@ -23,25 +23,20 @@ use std::time::Duration;
 
 use mio::Waker;
 
-mod alarm;
 pub mod client;
 mod clock;
-pub mod dial;
 pub mod payload;
-pub mod report;
-pub mod share;
-pub mod tally;
-pub mod threshold;
-mod usage;
+pub mod results;
+pub mod schedule;
 mod worker;
 
-use crate::endpoint::Address;
-use crate::guest::Guest;
+use crate::net::endpoint::Address;
+use crate::server::source::Guest;
 use client::Nanos;
 use clock::Clock;
 use payload::Payload;
-use tally::{Latencies, Tally, latencies};
-use usage::Usage;
+use results::statistics::{Latencies, Tally, latencies};
+use worker::usage::Usage;
 use worker::{LAST, Worker};
 
 /// Samples of a loop that may wait to be read.

@@ -8,12 +8,12 @@ use log::{info, trace};
 use mio::Waker;
 
 use super::{Server, host};
-use crate::connection::{Connection, Ending, LINGER};
-use crate::counters::{Cause, Counters};
-use crate::deadline::after;
-use crate::guest::Wish;
-use crate::ready::Readiness;
-use crate::socket::Socket;
+use crate::net::deadline::after;
+use crate::net::ready::Readiness;
+use crate::net::socket::Socket;
+use crate::server::connection::{Connection, Ending, LINGER};
+use crate::server::counters::{Cause, Counters};
+use crate::server::source::Wish;
 
 /// In a drain, how long nothing must have moved on a connection that owes nothing, before it is taken
 /// to have given back all it took. It covers what was on its way when the stop came.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use echoload::{Config, Counters, End, Ended, Server, Stopper};
+use echoloop::{Config, Counters, End, Ended, Server, Stopper};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use echoload::daemon::limits;
+use echoloop::process::limits;
 use socket2::{Domain, Socket, Type};
 
 mod epoll;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use mio::Token;
 
 use super::{Stage, TurnedAway, Worker};
-use crate::deadline::after;
 use crate::load::client::{Client, Failure, Load, Nanos, Next};
 use crate::load::payload::Fault;
-use crate::load::tally::{Corruption, cause};
-use crate::ready;
+use crate::load::results::statistics::{Corruption, cause};
+use crate::net::deadline::after;
+use crate::net::ready;
 
 /// Connects under way at once in a loop: more would overflow the server's backlog, and each one that
 /// is dropped there waits a second for its next try.

@@ -7,11 +7,13 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::load::payload::Fault;
-use crate::load::tally::{Corruption, Latencies};
-use crate::load::threshold::Threshold;
+use crate::load::results::statistics::{Corruption, Latencies};
+use crate::load::results::thresholds::Threshold;
 use crate::load::{Measured, Plan, Sample, Stop};
 
+pub mod statistics;
 mod text;
+pub mod thresholds;
 
 pub use text::hdr;
 

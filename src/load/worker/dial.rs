@@ -7,9 +7,9 @@ use std::path::Path;
 use mio::net::{TcpStream, UnixStream};
 use socket2::{Domain, Protocol, SockAddr, Socket as Unconnected, Type};
 
-use crate::endpoint::Address;
 use crate::load::client::Dialed;
-use crate::socket::Socket;
+use crate::net::endpoint::Address;
+use crate::net::socket::Socket;
 
 /// Connections from one source address. There are some 28,000 ports, and past half of them the
 /// kernel's search for a free one slows down.

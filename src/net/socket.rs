@@ -9,7 +9,7 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::nonblocking::Stream;
+use crate::net::nonblocking::Stream;
 
 /// Either kind of stream.
 #[derive(Debug)]

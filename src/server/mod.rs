@@ -14,19 +14,26 @@ use mio::event::Event;
 use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 
-use crate::config::Config;
-use crate::connection::{Connection, Tools};
-use crate::counters::Cause;
-use crate::deadline::{Deadlines, after};
-use crate::endpoint::Address;
-use crate::guest::{Guest, Host, TOKENS};
-use crate::listener::{Allowance, Listeners};
-use crate::peers::Peers;
-use crate::ready::{self, Progress, Readiness};
-use crate::socket::Socket;
-use crate::throttle::Throttle;
+use crate::net::deadline::{Deadlines, after};
+use crate::net::endpoint::Address;
+use crate::net::ready::{self, Progress, Readiness};
+use crate::net::socket::Socket;
+use crate::server::config::Config;
+use crate::server::connection::{Connection, Tools};
+use crate::server::counters::Cause;
+use crate::server::listener::{Allowance, Listeners};
+use crate::server::peers::Peers;
+use crate::server::source::{Guest, Host, TOKENS};
+use crate::server::throttle::Throttle;
 
+pub mod config;
+pub mod connection;
+pub mod counters;
 mod ending;
+pub mod listener;
+mod peers;
+pub mod source;
+mod throttle;
 
 use ending::Drain;
 pub use ending::{End, Ended, Stopper};

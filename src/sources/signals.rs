@@ -12,9 +12,9 @@ use mio::{Interest, Registry, Token};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals as SignalPipe;
 
-use crate::counters::Counters;
-use crate::daemon::systemd;
-use crate::guest::{Guest, Host, Wish};
+use crate::process::systemd;
+use crate::server::counters::Counters;
+use crate::server::source::{Guest, Host, Wish};
 
 /// SIGTERM and SIGINT: the first one drains, the second one stops at once with the status that a
 /// shell gives a process that a signal ended, 128 and its number.

@@ -7,8 +7,8 @@ use log::info;
 use mio::event::Event;
 use mio::{Registry, Token};
 
-use crate::deadline::after;
-use crate::guest::{Guest, Host, Wish};
+use crate::net::deadline::after;
+use crate::server::source::{Guest, Host, Wish};
 
 /// Logs a line of counters each interval. A guest that no event comes for.
 pub struct Stats {

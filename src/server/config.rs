@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::endpoint::Endpoint;
+use crate::net::endpoint::Endpoint;
 
 const BUFFER_SIZES: RangeInclusive<usize> = 1024..=1024 * 1024 * 1024;
 

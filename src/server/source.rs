@@ -6,7 +6,7 @@ use std::time::Instant;
 use mio::event::Event;
 use mio::{Registry, Token};
 
-use crate::counters::Counters;
+use crate::server::counters::Counters;
 
 /// How many tokens a guest may use: the one that it is given and those behind it.
 pub const TOKENS: usize = 64;

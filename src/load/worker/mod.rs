@@ -11,21 +11,24 @@ use mio::event::Event;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use crate::counters::Counters;
-use crate::deadline::{Deadlines, after};
-use crate::guest::{Guest, Host, Wish};
-use crate::load::alarm::Alarm;
 use crate::load::client::{Client, Load, Manner, Nanos, Tools};
-use crate::load::dial::Dialer;
 use crate::load::payload::Payload;
-use crate::load::share::Share;
-use crate::load::tally::Latencies;
-use crate::load::usage::Usage;
+use crate::load::results::statistics::Latencies;
+use crate::load::schedule::Share;
+use crate::load::worker::alarm::Alarm;
+use crate::load::worker::dial::Dialer;
+use crate::load::worker::usage::Usage;
 use crate::load::{Meeting, Plan};
-use crate::ready::{Progress, Readiness};
-use crate::socket::Socket;
+use crate::net::deadline::{Deadlines, after};
+use crate::net::ready::{Progress, Readiness};
+use crate::net::socket::Socket;
+use crate::server::counters::Counters;
+use crate::server::source::{Guest, Host, Wish};
 
+pub(crate) mod alarm;
+mod dial;
 mod slots;
+pub(crate) mod usage;
 
 use slots::GRACE;
 

@@ -23,8 +23,8 @@ impl Throttle {
         }
         self.last = Some(now);
         match std::mem::take(&mut self.held_back) {
-            0 => warn!(target: "echoload", "{trouble}"),
-            n => warn!(target: "echoload", "{trouble} ({n} more since the last such warning)"),
+            0 => warn!(target: "echoloop", "{trouble}"),
+            n => warn!(target: "echoloop", "{trouble} ({n} more since the last such warning)"),
         }
     }
 }

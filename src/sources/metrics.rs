@@ -14,14 +14,14 @@ use mio::event::Event;
 use mio::{Registry, Token};
 use slab::Slab;
 
-use crate::config::Config;
-use crate::counters::Counters;
-use crate::endpoint::{Address, Endpoint};
-use crate::guest::{Guest, Host, TOKENS, Wish};
-use crate::listener::{Allowance, Listeners};
-use crate::nonblocking::{Received, Sent, Stream};
-use crate::ready::{self, Latched, Readiness};
-use crate::socket::Socket;
+use crate::net::endpoint::{Address, Endpoint};
+use crate::net::nonblocking::{Received, Sent, Stream};
+use crate::net::ready::{self, Latched, Readiness};
+use crate::net::socket::Socket;
+use crate::server::config::Config;
+use crate::server::counters::Counters;
+use crate::server::listener::{Allowance, Listeners};
+use crate::server::source::{Guest, Host, TOKENS, Wish};
 
 /// Clients at once; more wait in the backlog. Their files are not the daemon's clients' to use, so they
 /// are few.

@@ -10,8 +10,8 @@ use mio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::{ListenSocket, Listener, unix};
-use crate::config::Config;
-use crate::endpoint::{Address, Endpoint};
+use crate::net::endpoint::{Address, Endpoint};
+use crate::server::config::Config;
 
 /// How often to look for one port that is free on several addresses.
 const PORTS_TRIED: usize = 32;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::load::client::{Flight, Load, Nanos, Next};
 use crate::load::clock::Clock;
-use crate::load::tally::Tally;
+use crate::load::results::statistics::Tally;
 use crate::load::{Plan, Stop};
 
 const SECOND: u64 = 1_000_000_000;

@@ -11,7 +11,7 @@ use std::io;
 use mio::Interest;
 use mio::event::Event;
 
-use crate::nonblocking::{self, Received, Sent, Stream};
+use crate::net::nonblocking::{self, Received, Sent, Stream};
 
 /// What an event says of a socket: a call in that direction may be worth making.
 #[derive(Debug, Clone, Copy, Default)]

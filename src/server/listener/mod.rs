@@ -14,10 +14,10 @@ use mio::net::{TcpListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use socket2::SockRef;
 
-use crate::config::Config;
-use crate::endpoint::Address;
-use crate::socket::Socket;
-use crate::throttle::Throttle;
+use crate::net::endpoint::Address;
+use crate::net::socket::Socket;
+use crate::server::config::Config;
+use crate::server::throttle::Throttle;
 
 mod bind;
 mod unix;

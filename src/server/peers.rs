@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use log::{Level, debug, log_enabled};
 
-use crate::counters::{Cause, Counters};
-use crate::endpoint::Address;
+use crate::net::endpoint::Address;
+use crate::server::counters::{Cause, Counters};
 
 /// The peers of one server. Both lists are by the connection's key.
 #[derive(Debug)]

@@ -21,8 +21,8 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{ListenSocket, Listener};
-use crate::config::Config;
-use crate::endpoint::Address;
+use crate::net::endpoint::Address;
+use crate::server::config::Config;
 
 /// How long to wait for a start that is under way on another path of the same folder.
 const LOCK: Duration = Duration::from_secs(5);

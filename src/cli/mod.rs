@@ -1,5 +1,7 @@
 //! How a command of ours speaks to the one who typed it.
 
+pub mod units;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::{Parameters, Report, Times, Verdict, micros, per_second};
 use crate::load::Sample;
-use crate::load::tally::Latencies;
+use crate::load::results::statistics::Latencies;
 
 /// Characters of the longest bar.
 const BAR: usize = 40;

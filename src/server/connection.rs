@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 
 use log::trace;
 
-use crate::buffer::{Buffer, Pool};
-use crate::counters::Counters;
-use crate::nonblocking::{Received, Sent, Stream};
-use crate::ready::{Latched, Progress, Readiness};
+use crate::net::buffer::{Buffer, Pool};
+use crate::net::nonblocking::{Received, Sent, Stream};
+use crate::net::ready::{Latched, Progress, Readiness};
+use crate::server::counters::Counters;
 
 /// Bytes that one [`drive`](Connection::drive) may receive before the others have their turn. A
 /// megabyte takes the loop a fraction of a millisecond; a quarter of it would cost a lone bulk

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::cli::units;
 use crate::load::Measured;
-use crate::units;
 
 /// One such condition.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::load::client::Flight;
-    use crate::load::tally::Tally;
+    use crate::load::results::statistics::Tally;
 
     fn measured() -> Measured {
         let mut tally = Tally::new(1);
