@@ -11,13 +11,16 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use Action::{Close, Due, Echo, Hint, Stop, Surplus, Take, Turn};
-use echoloop::load::client::{Client, Dialed, Failure, Flight, Load, Manner, Nanos, Next, Tools};
+use echoloop::load::client::{Client, ConnectingStream, Failure};
+use echoloop::load::clock::Nanos;
+use echoloop::load::context::{ClientOptions, Context};
+use echoloop::load::messages::{InFlight, Load, Next};
 use echoloop::load::payload::{Cursor, Payload};
 use echoloop::net::nonblocking::Stream;
 use echoloop::net::ready::{Progress, Readiness};
 use proptest::prelude::*;
 
-/// What `src/load/client.rs` promises, under the same name.
+/// What `src/load/context.rs` promises, under the same name.
 const CHUNK: usize = 65_536;
 
 const SEED: u64 = 5;
@@ -53,7 +56,7 @@ enum Action {
 
 #[derive(Debug, Clone, Copy)]
 struct Setup {
-    manner: Manner,
+    options: ClientOptions,
     /// What the kernel holds of what the client sends, the server of what it got, and the kernel of
     /// what the server sends.
     room: usize,
@@ -64,13 +67,13 @@ struct Setup {
     seed: u64,
 }
 
-const fn manner(length: u64, pipeline: usize, half_close: bool) -> Manner {
-    Manner { length, pipeline, half_close }
+const fn options(length: u64, pipeline: usize, half_close: bool) -> ClientOptions {
+    ClientOptions { length, pipeline, half_close }
 }
 
 /// Messages of three bytes through pipes of four.
 const NARROW: Setup =
-    Setup { manner: manner(3, 2, false), room: 4, hold: 4, window: 4, flip: None, seed: 0 };
+    Setup { options: options(3, 2, false), room: 4, hold: 4, window: 4, flip: None, seed: 0 };
 
 impl Default for Setup {
     fn default() -> Setup {
@@ -140,7 +143,7 @@ struct World {
 
 impl World {
     fn length(&self) -> usize {
-        usize::try_from(self.setup.manner.length).expect("small")
+        usize::try_from(self.setup.options.length).expect("small")
     }
 
     fn interrupted(&mut self) -> io::Result<()> {
@@ -199,7 +202,7 @@ impl World {
     }
 
     fn shutdown_write(&mut self) {
-        assert!(self.setup.manner.half_close, "a half-close that was not asked for");
+        assert!(self.setup.options.half_close, "a half-close that was not asked for");
         assert!(!self.our_end, "our end is sent twice");
         assert!(self.said_never, "our end is sent before the last message");
         assert_eq!(self.sent, self.messages.len() * self.length(), "our end is sent too early");
@@ -285,7 +288,7 @@ impl Load for Meter {
         assert!(world.stands, "a message before the connection stands");
         assert!(!world.said_never, "asked again after never");
         assert!(
-            in_flight < world.setup.manner.pipeline,
+            in_flight < world.setup.options.pipeline,
             "more is taken on than the pipeline holds"
         );
         if world.messages.len() < world.due {
@@ -302,21 +305,21 @@ impl Load for Meter {
         world.said_never
     }
 
-    fn connected(&mut self, slot: usize, dialed: Nanos, now: Nanos) {
+    fn connected(&mut self, slot: usize, begun: Nanos, now: Nanos) {
         let mut world = self.0.borrow_mut();
-        assert_eq!((slot, dialed, now), (3, 0, world.clock));
+        assert_eq!((slot, begun, now), (3, 0, world.clock));
         assert!(!world.stands, "it stands twice");
         world.stands = true;
     }
 
-    fn echoed(&mut self, flight: Flight, now: Nanos) {
+    fn echoed(&mut self, message: InFlight, now: Nanos) {
         let mut world = self.0.borrow_mut();
         world.echoed += 1;
-        assert_eq!(flight.due, world.echoed as Nanos, "not the message that is back");
+        assert_eq!(message.due, world.echoed as Nanos, "not the message that is back");
         assert_eq!(now, world.clock);
         assert!(world.echoed * world.length() <= world.taken, "reported before it is back");
         let left = world.messages[world.echoed - 1];
-        assert_eq!(Some(flight.sent), left, "not when its first byte left");
+        assert_eq!(Some(message.sent), left, "not when its first byte left");
     }
 
     fn now(&self) -> Nanos {
@@ -359,7 +362,7 @@ impl<const SHORT: bool> Stream for Socket<SHORT> {
     }
 }
 
-impl<const SHORT: bool> Dialed for Socket<SHORT> {
+impl<const SHORT: bool> ConnectingStream for Socket<SHORT> {
     fn is_connected(&self) -> io::Result<bool> {
         let world = self.0.borrow();
         assert!(!world.stands, "asked again whether it stands");
@@ -389,7 +392,7 @@ struct Model<const SHORT: bool> {
 
 thread_local! {
     /// The noise of a payload takes longer to make than any script to run.
-    static TOOLS: RefCell<Tools> = RefCell::new(Tools::new(Payload::new(SEED), NARROW.manner));
+    static CONTEXT: RefCell<Context> = RefCell::new(Context::new(Payload::new(SEED), NARROW.options));
 }
 
 impl<const SHORT: bool> Model<SHORT> {
@@ -402,8 +405,8 @@ impl<const SHORT: bool> Model<SHORT> {
             ..World::default()
         }));
         let socket = Socket(Rc::clone(&world));
-        let key = TOOLS.with_borrow(|tools| tools.payload.key(0));
-        let client = Client::new(socket, 3, key, &setup.manner, 0);
+        let key = CONTEXT.with_borrow(|context| context.payload.key(0));
+        let client = Client::new(socket, 3, key, &setup.options, 0);
         Model { world, client, queued: false, outcome: None }
     }
 
@@ -465,12 +468,12 @@ impl<const SHORT: bool> Model<SHORT> {
         }
         let mut world = self.world.borrow_mut();
         (world.clock, world.recvs, world.sends) = (world.clock + 1, 0, 0);
-        let (now, manner) = (world.clock, world.setup.manner);
+        let (now, options) = (world.clock, world.setup.options);
         drop(world);
         let mut meter = Meter(Rc::clone(&self.world));
-        let progress = TOOLS.with_borrow_mut(|tools| {
-            tools.manner = manner;
-            self.client.drive(tools, &mut meter, now)
+        let progress = CONTEXT.with_borrow_mut(|context| {
+            context.options = options;
+            self.client.drive(context, &mut meter, now)
         });
         let blocked = match progress {
             Ok(Progress::Blocked) => true,
@@ -497,11 +500,11 @@ impl<const SHORT: bool> Model<SHORT> {
         assert_eq!(self.client.is_connecting(), !world.stands);
         assert_eq!(self.client.echoed(), world.echoed as u64);
         assert_eq!(world.echoed, world.taken / world.length(), "back, and not reported");
-        let may = world.setup.manner.pipeline.min(world.due - world.echoed);
+        let may = world.setup.options.pipeline.min(world.due - world.echoed);
         let may = if world.stands || world.for_one { may } else { 0 };
         assert_eq!(world.messages.len() - world.echoed, may, "in flight");
         let all_sent = world.sent == world.messages.len() * world.length();
-        let ends = world.setup.manner.half_close && world.said_never && all_sent;
+        let ends = world.setup.options.half_close && world.said_never && all_sent;
         assert_eq!(world.our_end, ends, "our end is right behind the last byte");
         let since = match world.messages.get(world.echoed) {
             _ if !world.stands => Some(0),
@@ -519,7 +522,7 @@ impl<const SHORT: bool> Model<SHORT> {
                 assert_eq!(world.echoed, world.messages.len(), "done, and messages are not back");
                 assert_eq!(world.taken, world.sent, "done, and bytes are left");
                 assert_eq!(world.echoed, world.due, "done, and messages are due");
-                let half_close = world.setup.manner.half_close;
+                let half_close = world.setup.options.half_close;
                 assert!(!half_close || world.end_taken, "done before the end");
                 assert!(!half_close || world.our_end || world.early, "done without our end");
             }
@@ -572,7 +575,7 @@ fn no_script_of_up_to_seven_actions_breaks_a_promise() {
         // Over the strict kernel, and over one that plays tricks.
         for (seed, half_close) in [0, number as u64 + 1].into_iter().zip([true, false]) {
             for half_close in [half_close, !half_close] {
-                let setup = Setup { manner: manner(3, 2, half_close), seed, ..NARROW };
+                let setup = Setup { options: options(3, 2, half_close), seed, ..NARROW };
                 let kept = panic::catch_unwind(|| {
                     Model::<true>::new(setup).run(&script);
                     Model::<false>::new(setup).run(&script);
@@ -606,7 +609,7 @@ fn any_setup() -> impl Strategy<Value = Setup> {
     let setups = lengths.prop_flat_map(alike);
     (setups, 1..=5_usize, any::<bool>(), any::<u64>()).prop_map(|(setups, pipeline, end, seed)| {
         let (length, room, hold, window) = setups;
-        Setup { manner: manner(length, pipeline, end), room, hold, window, flip: None, seed }
+        Setup { options: options(length, pipeline, end), room, hold, window, flip: None, seed }
     })
 }
 
@@ -629,7 +632,7 @@ proptest! {
         script in proptest::collection::vec(any_action(), 1..20),
     ) {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-        let flip = (at * (messages * setup.manner.length) as f64) as usize;
+        let flip = (at * (messages * setup.options.length) as f64) as usize;
         let setup = Setup { flip: Some(flip), ..setup };
         let script = [&[Due(messages)], &script[..]].concat();
         prop_assert_eq!(run(setup, &script), Outcome::Corrupt(flip as u64));
@@ -639,10 +642,10 @@ proptest! {
 #[test]
 fn a_message_larger_than_all_the_buffers_on_its_way_comes_back() {
     for half_close in [false, true] {
-        let narrow = Setup { manner: manner(300_000, 1, half_close), ..NARROW };
+        let narrow = Setup { options: options(300_000, 1, half_close), ..NARROW };
         let narrow = Setup { room: 1000, hold: 100, window: 1000, ..narrow };
         assert_eq!(run(narrow, &[Due(2)]), Outcome::Done);
-        let wide = Setup { manner: manner(MIB as u64, 3, half_close), seed: 1, ..NARROW };
+        let wide = Setup { options: options(MIB as u64, 3, half_close), seed: 1, ..NARROW };
         let wide = Setup { room: 100_000, hold: 65_536, window: 100_000, ..wide };
         assert_eq!(run(wide, &[Due(3)]), Outcome::Done);
     }
@@ -651,7 +654,7 @@ fn a_message_larger_than_all_the_buffers_on_its_way_comes_back() {
 #[test]
 fn an_end_before_all_is_back_is_lost_and_one_behind_it_is_not() {
     for half_close in [false, true] {
-        let setup = Setup { manner: manner(3, 2, half_close), ..NARROW };
+        let setup = Setup { options: options(3, 2, half_close), ..NARROW };
         let served = [Take(9), Echo(9), Turn];
         let owes = [&[Turn, Due(2)], &served[..], &[Close, Turn]].concat();
         assert_eq!(run(setup, &owes), Outcome::Lost);
@@ -666,7 +669,7 @@ fn an_end_before_all_is_back_is_lost_and_one_behind_it_is_not() {
 #[test]
 fn a_byte_that_was_never_sent_is_corrupt_even_if_it_would_be_the_next() {
     for half_close in [false, true] {
-        let setup = Setup { manner: manner(3, 2, half_close), ..NARROW };
+        let setup = Setup { options: options(3, 2, half_close), ..NARROW };
         assert_eq!(run(setup, &[Turn, Surplus]), Outcome::Corrupt(0));
         let script = [Turn, Due(1), Take(9), Echo(9), Surplus];
         assert_eq!(run(setup, &script), Outcome::Corrupt(3));
@@ -698,11 +701,11 @@ fn a_connection_that_was_reset_before_anybody_looked_did_stand_and_is_lost() {
 #[test]
 fn a_connection_for_one_message_sends_it_and_ends() {
     for (half_close, seed) in [(false, 0), (true, 0), (false, 1), (true, 2)] {
-        let setup = Setup { manner: manner(9, 1, half_close), seed, ..NARROW };
+        let setup = Setup { options: options(9, 1, half_close), seed, ..NARROW };
         let mut model = Model::<true>::new(setup);
         let key = model.client.received().key();
         let socket = Socket(Rc::clone(&model.world));
-        model.client = Client::new(socket, 3, key, &setup.manner, 0).for_one(1, &setup.manner);
+        model.client = Client::new(socket, 3, key, &setup.options, 0).for_one(1, &setup.options);
         {
             let mut world = model.world();
             world.messages.push(None);
@@ -717,7 +720,7 @@ fn a_connection_for_one_message_sends_it_and_ends() {
 #[test]
 fn our_end_does_not_wait_for_room_in_the_pipeline() {
     for pipeline in [1, 2, 3] {
-        let setup = Setup { manner: manner(1, pipeline, true), ..NARROW };
+        let setup = Setup { options: options(1, pipeline, true), ..NARROW };
         let mut model = Model::<true>::new(setup);
         model.act(&[Turn, Due(pipeline as u64), Stop, Turn, Turn, Turn]);
         assert!(model.world().our_end, "{pipeline} in flight");

@@ -1,26 +1,52 @@
-//! How numbers are written on a command line: `10k`, `64KiB`, `500ms`.
+//! Numbers with units on a command line: `10k`, `64KiB`, `500ms`.
 
+use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
-/// Reads a count: `500`, `10k`, `1M`; thousands and millions; at least 1.
-///
-/// # Errors
-/// A sentence that says what is wrong with the text.
-pub fn count(text: &str) -> Result<usize, String> {
-    let units = [("k", 1_000), ("M", 1_000_000), ("", 1)];
-    let n = scaled(text, &units, "a count like 500, 10k or 1M")?;
-    match usize::try_from(n) {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(n) => Ok(n),
-        Err(_) => Err("too large".into()),
+/// Why a text is not a number with a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnitError {
+    /// The text has another form than the expected one, which is described here.
+    Expected(&'static str),
+    /// The number is zero where at least 1 is needed.
+    Zero,
+    /// The number does not fit its type.
+    TooLarge,
+}
+
+impl fmt::Display for UnitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UnitError::Expected(form) => write!(f, "expected {form}"),
+            UnitError::Zero => f.write_str("must be at least 1"),
+            UnitError::TooLarge => f.write_str("too large"),
+        }
     }
 }
 
-/// Reads a size in bytes: `64`, `16KiB`, `1MiB`, `1GiB`, or `K`, `M` and `G` for short, of 1024.
+impl Error for UnitError {}
+
+/// Parses a count: `500`, `10k`, `1M` (thousands and millions); at least 1.
 ///
 /// # Errors
-/// A sentence that says what is wrong with the text.
-pub fn size(text: &str) -> Result<usize, String> {
+/// The text is not such a count.
+pub fn count(text: &str) -> Result<usize, UnitError> {
+    let units = [("k", 1_000), ("M", 1_000_000), ("", 1)];
+    let n = scaled(text, &units, "a count like 500, 10k or 1M")?;
+    match usize::try_from(n) {
+        Ok(0) => Err(UnitError::Zero),
+        Ok(n) => Ok(n),
+        Err(_) => Err(UnitError::TooLarge),
+    }
+}
+
+/// Parses a size in bytes: `64`, `16KiB`, `1MiB`, `1GiB`, or `K`, `M` and `G` for short (of 1024).
+///
+/// # Errors
+/// The text is not such a size.
+pub fn size(text: &str) -> Result<usize, UnitError> {
     let units = [
         ("KiB", 1 << 10),
         ("MiB", 1 << 20),
@@ -31,14 +57,14 @@ pub fn size(text: &str) -> Result<usize, String> {
         ("", 1),
     ];
     let n = scaled(text, &units, "a size like 64, 16KiB or 1MiB")?;
-    usize::try_from(n).map_err(|_| "too large".into())
+    usize::try_from(n).map_err(|_| UnitError::TooLarge)
 }
 
-/// Reads a duration: `100us`, `500ms`, `10s`, `2m`, `1h`. A bare `0` needs no unit.
+/// Parses a duration: `100us`, `500ms`, `10s`, `2m`, `1h`. A bare `0` needs no unit.
 ///
 /// # Errors
-/// A sentence that says what is wrong with the text.
-pub fn duration(text: &str) -> Result<Duration, String> {
+/// The text is not such a duration.
+pub fn duration(text: &str) -> Result<Duration, UnitError> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -47,25 +73,25 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     scaled(text, &units, "a duration like 500ms, 10s or 2m").map(Duration::from_micros)
 }
 
-/// Reads the permissions of a file, as chmod(1) takes them: `660`, `0600`; at most 777.
+/// Parses the permissions of a file in the form of chmod(1): `660`, `0600`; at most 777.
 ///
 /// # Errors
-/// A sentence that says what is wrong with the text.
-pub fn mode(text: &str) -> Result<u32, String> {
+/// The text is not such a number.
+pub fn mode(text: &str) -> Result<u32, UnitError> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| digits && mode <= 0o777);
-    mode.ok_or_else(|| "expected an octal mode like 660".into())
+    mode.ok_or(UnitError::Expected("an octal mode like 660"))
 }
 
-/// The first unit that ends the text wins, so a longer one stands before its own ending.
-fn scaled(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, String> {
+/// The first unit that the text ends with is used, so `KiB` must come before the empty unit.
+fn scaled(text: &str, units: &[(&str, u64)], expected: &'static str) -> Result<u64, UnitError> {
     let (digits, scale) = units
         .iter()
         .find_map(|&(unit, scale)| text.strip_suffix(unit).map(|digits| (digits, scale)))
         .filter(|(digits, _)| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
-        .ok_or_else(|| format!("expected {expected}"))?;
+        .ok_or(UnitError::Expected(expected))?;
     let n: Option<u64> = digits.parse().ok();
-    n.and_then(|n| n.checked_mul(scale)).ok_or_else(|| "too large".into())
+    n.and_then(|n| n.checked_mul(scale)).ok_or(UnitError::TooLarge)
 }
 
 #[cfg(test)]
@@ -77,7 +103,10 @@ mod tests {
         assert_eq!(mode("660"), Ok(0o660));
         assert_eq!(mode("0600"), Ok(0o600));
         for bad in ["", "668", "1777", "+60", "rw"] {
-            assert!(mode(bad).unwrap_err().starts_with("expected an octal mode"), "{bad}");
+            assert!(
+                mode(bad).unwrap_err().to_string().starts_with("expected an octal mode"),
+                "{bad}"
+            );
         }
     }
 
@@ -86,12 +115,12 @@ mod tests {
         assert_eq!(count("500"), Ok(500));
         assert_eq!(count("10k"), Ok(10_000));
         assert_eq!(count("1M"), Ok(1_000_000));
-        assert_eq!(count("0"), Err("must be at least 1".into()));
+        assert_eq!(count("0"), Err(UnitError::Zero));
         for bad in ["", "k", "-1", "+1", "1.5k", "1K", "1 k", "10kk", "ten"] {
-            assert!(count(bad).unwrap_err().starts_with("expected a count"), "{bad}");
+            assert!(count(bad).unwrap_err().to_string().starts_with("expected a count"), "{bad}");
         }
-        assert_eq!(count("18446744073709551616"), Err("too large".into()));
-        assert_eq!(count("18446744073709551615k"), Err("too large".into()));
+        assert_eq!(count("18446744073709551616"), Err(UnitError::TooLarge));
+        assert_eq!(count("18446744073709551615k"), Err(UnitError::TooLarge));
     }
 
     #[test]
@@ -102,7 +131,7 @@ mod tests {
         assert_eq!(size("1MiB"), size("1M"));
         assert_eq!(size("1M"), Ok(1024 * 1024));
         for bad in ["", "KiB", "1kB", "1k", "64B", "-1"] {
-            assert!(size(bad).unwrap_err().starts_with("expected a size"), "{bad}");
+            assert!(size(bad).unwrap_err().to_string().starts_with("expected a size"), "{bad}");
         }
     }
 
@@ -115,8 +144,17 @@ mod tests {
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         for bad in ["", "10", "s", "1d", "-1s", "1.5s", "1 s"] {
-            assert!(duration(bad).unwrap_err().starts_with("expected a duration"), "{bad}");
+            assert!(
+                duration(bad).unwrap_err().to_string().starts_with("expected a duration"),
+                "{bad}"
+            );
         }
-        assert_eq!(duration("99999999999999999h"), Err("too large".into()));
+        assert_eq!(duration("99999999999999999h"), Err(UnitError::TooLarge));
+    }
+
+    #[test]
+    fn an_error_says_what_was_expected() {
+        assert_eq!(count("0").unwrap_err().to_string(), "must be at least 1");
+        assert_eq!(size("99999999999999999999").unwrap_err().to_string(), "too large");
     }
 }

@@ -1,120 +1,51 @@
-//! One connection's state machine, seen from the side that connects.
+//! The state machine of one connection, from the side that connects.
 //!
 //! ```text
-//!                connected            nothing more to say,
+//!                established          last message sent,
 //!                                     with half-close: shutdown(write)
 //!   Connecting ------------> Open ----------------------------> HalfClosed
-//!                             |  nothing more to say,               | all is back,
-//!                             |  and all is back                    | then the end
-//!                             v                                     v
-//!                            done                                  done
+//!                             |  last message came back           | last message came back,
+//!                             |                                   | then the end of stream
+//!                             v                                   v
+//!                            done                                done
 //! ```
 //!
 //! A client holds no bytes. What it sends and what must come back are functions of an offset in its
-//! stream ([`Payload`]); what remains of a message is when it was due and when it was sent.
+//! stream ([`Payload`](crate::load::payload::Payload)). All it keeps of a message is when it was due
+//! and when it was sent.
 //!
-//! It differs from the server's connection in one rule: it has no back-pressure. It sends and receives
-//! at once, for a message may be larger than all the buffers between here and there, and who sends all
-//! of it first waits for ever.
+//! It differs from the server's connection in one rule: there is no back-pressure. It sends and
+//! receives at the same time. A message may be larger than all the buffers on its way, and a client
+//! that sent all of it before it received would wait for ever.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
 
-use crate::load::payload::{Cursor, Key, Payload};
+use crate::load::clock::Nanos;
+use crate::load::context::{CHUNK, ClientOptions, Context};
+use crate::load::messages::{InFlight, Load, Next};
+use crate::load::payload::{Cursor, Key};
 use crate::net::nonblocking::{Received, Sent, Stream};
 use crate::net::ready::{Latched, Progress, Readiness};
 
-/// Bytes made, sent and received in one call.
-const CHUNK: usize = 64 * 1024;
-
-/// Nanoseconds since the run's epoch.
-pub type Nanos = u64;
-
-/// A stream whose connect was begun and may not be done.
-pub trait Dialed: Stream {
-    /// Whether the connection stands. That a socket is writable means "a decent chance that it has
-    /// connected" (HOWTO), no more.
+/// A stream whose connect was begun and may not be complete.
+pub trait ConnectingStream: Stream {
+    /// Returns whether the connection is established. A writable socket has only "a decent chance
+    /// that it has connected" (HOWTO).
     ///
     /// # Errors
-    /// Why it never will.
+    /// The connect failed.
     fn is_connected(&self) -> io::Result<bool>;
 }
 
-/// What a client asks of the load that it is part of.
-pub trait Load {
-    /// Its next message, if it may have one.
-    fn next(&mut self, slot: usize, now: Nanos) -> Next;
-
-    /// Whether [`next`](Load::next) would say never; asked while it may have no other message.
-    fn is_over(&self, slot: usize, now: Nanos) -> bool;
-
-    /// The connection stands, after a connect that took from `dialed` to `now`.
-    fn connected(&mut self, slot: usize, dialed: Nanos, now: Nanos);
-
-    /// A whole message is back, and every byte of it was right.
-    fn echoed(&mut self, flight: Flight, now: Nanos);
-
-    /// The time, read anew.
-    fn now(&self) -> Nanos;
-}
-
-/// The answer of [`Load::next`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// A message that was due then.
-    Due(Nanos),
-    /// None now.
-    NotYet,
-    /// None any more.
-    Never,
-}
-
-/// A message that is not back yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flight {
-    /// When it should have been sent.
-    pub due: Nanos,
-    /// When its first byte really was; until then, when it was taken on.
-    pub sent: Nanos,
-}
-
-/// What all clients of a loop share: the payload, how it is used, and room for the bytes of one call.
-#[derive(Debug)]
-pub struct Tools {
-    /// All that is sent.
-    pub payload: Arc<Payload>,
-    /// How it is sent.
-    pub manner: Manner,
-    chunk: Box<[u8]>,
-}
-
-impl Tools {
-    /// Those for this payload.
-    pub fn new(payload: impl Into<Arc<Payload>>, manner: Manner) -> Tools {
-        Tools { payload: payload.into(), manner, chunk: vec![0; CHUNK].into() }
-    }
-}
-
-/// How a client wants to be used, the same for all of a run.
-#[derive(Debug, Clone, Copy)]
-pub struct Manner {
-    /// Bytes a message, at least 1.
-    pub length: u64,
-    /// Messages in flight at most, at least 1.
-    pub pipeline: usize,
-    /// Shut down our direction right behind the last message.
-    pub half_close: bool,
-}
-
-/// Why a client cannot go on.
+/// Why a client ended early.
 #[derive(Debug)]
 pub enum Failure {
-    /// The connection never stood.
+    /// The connection was never established.
     Connect(io::Error),
-    /// It ended before all was back.
+    /// The connection ended before everything came back.
     Lost(io::Error),
-    /// Wrong bytes came back, these and perhaps more, behind what was [`received`](Client::received).
+    /// Wrong bytes came back. These bytes follow the place [`received`](Client::received).
     Corrupt(Vec<u8>),
 }
 
@@ -131,147 +62,151 @@ pub struct Client<S> {
     socket: Latched<S>,
     state: State,
     slot: usize,
-    /// There is nothing more to say.
-    said_all: bool,
-    /// Messages that are back.
+    /// Whether no message follows those in flight.
+    is_last: bool,
+    /// Number of messages that came back.
     echoed: u64,
-    /// Messages that were taken on and are not, the oldest first.
-    flights: VecDeque<Flight>,
-    /// Bytes of them that were not handed to the kernel yet.
-    owed: u64,
-    /// How much of the stream was handed to the kernel, and how much has come back.
+    /// Messages in flight, oldest first.
+    in_flight: VecDeque<InFlight>,
+    /// Number of their bytes that the kernel has not taken yet.
+    unsent: u64,
+    /// How much of the stream the kernel has taken, and how much has come back.
     sent: Cursor,
     received: Cursor,
-    /// When bytes last came; before any did, when the connection stood, or when its connect began.
-    moved: Nanos,
+    /// When bytes last came; before that, when the connection was established, or when its connect
+    /// was begun.
+    last_progress: Nanos,
 }
 
-impl<S: Dialed> Client<S> {
-    /// A client whose connect began at `now`. `slot` is its place among the connections of its loop,
-    /// `key` its stream.
-    pub fn new(stream: S, slot: usize, key: Key, manner: &Manner, now: Nanos) -> Client<S> {
+impl<S: ConnectingStream> Client<S> {
+    /// Returns a client whose connect was begun at `now`. `slot` is the number of its slot in its
+    /// loop, `key` selects its stream of bytes.
+    pub fn new(stream: S, slot: usize, key: Key, options: &ClientOptions, now: Nanos) -> Client<S> {
         Client {
             socket: Latched::new(stream),
             state: State::Connecting,
             slot,
-            said_all: false,
+            is_last: false,
             echoed: 0,
-            flights: VecDeque::with_capacity(manner.pipeline),
-            owed: 0,
+            in_flight: VecDeque::with_capacity(options.pipeline),
+            unsent: 0,
             sent: Cursor::new(key),
             received: Cursor::new(key),
-            moved: now,
+            last_progress: now,
         }
     }
 
-    /// The same for a connection that is made for a single message, which was due then.
+    /// Makes it a client for a single message, which was due at `due`.
     #[must_use]
-    pub fn for_one(mut self, due: Nanos, manner: &Manner) -> Client<S> {
-        self.flights.push_back(Flight { due, sent: self.moved });
-        self.owed = manner.length;
-        self.said_all = true;
+    pub fn for_one(mut self, due: Nanos, options: &ClientOptions) -> Client<S> {
+        self.in_flight.push_back(InFlight { due, sent: self.last_progress });
+        self.unsent = options.length;
+        self.is_last = true;
         self
     }
 
-    /// Its place among the connections of its loop.
+    /// Returns the number of its slot.
     pub fn slot(&self) -> usize {
         self.slot
     }
 
-    /// Messages that came back, those included that were not measured.
+    /// Returns the number of messages that came back, measured or not.
     pub fn echoed(&self) -> u64 {
         self.echoed
     }
 
-    /// The place in its stream up to which it has come back.
+    /// Returns the place in its stream up to which the bytes have come back.
     pub fn received(&self) -> Cursor {
         self.received
     }
 
-    /// Bytes handed to the kernel: no more than this can come back.
+    /// Returns the number of bytes that the kernel has taken. No more than this can come back.
     pub fn sent(&self) -> u64 {
         self.sent.offset()
     }
 
-    /// Whether the connect is not done.
+    /// Returns whether the connect is not complete.
     pub fn is_connecting(&self) -> bool {
         self.state == State::Connecting
     }
 
-    /// Since when it has waited for the peer: for the connection, for a message, or for the end.
+    /// Returns since when it has waited for the peer: for the connection, for a message, or for the
+    /// end of stream.
     pub fn waiting_since(&self) -> Option<Nanos> {
-        match self.flights.front() {
-            Some(flight) => Some(flight.sent),
-            None => (self.state != State::Open).then_some(self.moved),
+        match self.in_flight.front() {
+            Some(message) => Some(message.sent),
+            None => (self.state != State::Open).then_some(self.last_progress),
         }
     }
 
-    /// Messages taken on that are not back, the oldest first.
-    pub fn in_flight(&self) -> impl Iterator<Item = &Flight> {
-        self.flights.iter()
+    /// Returns the messages in flight, oldest first.
+    pub fn in_flight(&self) -> impl Iterator<Item = &InFlight> {
+        self.in_flight.iter()
     }
 
-    /// Latches what an event said; see [`Latched::latch`].
+    /// Latches the readiness of an event; see [`Latched::latch`].
     pub fn latch(&mut self, said: Readiness) {
         self.socket.latch(said);
     }
 
-    /// Whether a wanted call may be ready. While connecting, only an event can tell.
+    /// Returns whether a call that it wants to make may be ready. While it connects, only an event
+    /// can tell.
     pub fn is_runnable(&self) -> bool {
         self.state != State::Connecting && (self.socket.is_readable() || self.may_send())
     }
 
     fn may_send(&self) -> bool {
-        self.owed > 0 && self.socket.is_writable()
+        self.unsent > 0 && self.socket.is_writable()
     }
 
     /// Makes at most one call in each direction, so that no client keeps the others waiting.
     ///
     /// | answer | effect |
     /// |---|---|
-    /// | connect not done | wait for the next event |
-    /// | a message is due, and the pipeline has room | taken on |
-    /// | send took n | go on; its first byte marks a message's time |
-    /// | recv got n | compared; whole messages are counted, and others may be due |
-    /// | recv got n, and not what was sent | corrupt |
-    /// | recv got 0, all is said and all is back | done |
+    /// | connect not complete | wait for the next event |
+    /// | a message is due, and the pipeline has room | start it |
+    /// | send took n | go on; the first byte sets a message's time of sending |
+    /// | recv got n | compare; count whole messages, and start others |
+    /// | recv got n, and other bytes than were sent | corrupt |
+    /// | recv got 0, no message is left or in flight | done |
     /// | recv got 0 otherwise | lost |
-    /// | all is said and sent, `half_close` | shutdown(write), whatever is still to come back |
-    /// | all is said and all is back, no `half_close` | done |
+    /// | last message sent, `half_close` | shutdown(write), whatever is still in flight |
+    /// | last message came back, no `half_close` | done |
     ///
     /// # Errors
     /// Any other answer ends this client, and no other.
     pub fn drive(
         &mut self,
-        tools: &mut Tools,
+        context: &mut Context,
         load: &mut impl Load,
         mut now: Nanos,
     ) -> Result<Progress, Failure> {
         if self.state == State::Connecting {
-            if !self.stands(load)? {
+            if !self.finish_connect(load)? {
                 return Ok(Progress::Blocked);
             }
-            now = self.moved;
+            now = self.last_progress;
         }
         if self.socket.is_readable() {
-            match self.socket.recv(&mut tools.chunk).map_err(Failure::Lost)? {
+            match self.socket.recv(&mut context.chunk).map_err(Failure::Lost)? {
                 Received::Bytes(n) => {
                     now = load.now();
-                    self.compare(tools, n, load, now)?;
+                    self.compare(context, n, load, now)?;
                 }
-                Received::End => return self.ended(),
+                Received::End => return self.end_of_stream(),
                 Received::WouldBlock => {}
             }
         }
         if self.may_send() {
-            self.depart(tools.manner.length, now);
+            self.update_sent(context.options.length, now);
         }
-        self.take_on(&tools.manner, load, now);
+        self.start_messages(&context.options, load, now);
         if self.may_send() {
-            self.send(tools).map_err(Failure::Lost)?;
+            self.send(context).map_err(Failure::Lost)?;
         }
-        if self.said_all {
-            return self.conclude(&tools.manner);
+        debug_assert!(self.is_consistent(&context.options));
+        if self.is_last {
+            return self.conclude(&context.options);
         }
         Ok(self.progress())
     }
@@ -280,113 +215,122 @@ impl<S: Dialed> Client<S> {
         if self.is_runnable() { Progress::Again } else { Progress::Blocked }
     }
 
-    /// There is nothing more to say.
+    /// What holds between the fields after every drive.
+    fn is_consistent(&self, options: &ClientOptions) -> bool {
+        let started = (self.echoed + self.in_flight.len() as u64) * options.length;
+        let ended = self.is_last && self.unsent == 0;
+        self.in_flight.len() <= options.pipeline
+            && self.sent.offset() + self.unsent == started
+            && self.received.offset() <= self.sent.offset()
+            && (self.state != State::HalfClosed || ended)
+    }
+
+    /// No message follows those in flight.
     #[cold]
-    fn conclude(&mut self, manner: &Manner) -> Result<Progress, Failure> {
-        if manner.half_close {
-            if self.state == State::Open && self.owed == 0 {
+    fn conclude(&mut self, options: &ClientOptions) -> Result<Progress, Failure> {
+        if options.half_close {
+            if self.state == State::Open && self.unsent == 0 {
                 self.socket.stream().shutdown_write().map_err(Failure::Lost)?;
                 self.state = State::HalfClosed;
             }
-        } else if self.flights.is_empty() && !self.socket.is_readable() {
+        } else if self.in_flight.is_empty() && !self.socket.is_readable() {
             return Ok(Progress::Done);
         }
         Ok(self.progress())
     }
 
-    /// Zero bytes: the server has finished sending.
     #[cold]
-    fn ended(&self) -> Result<Progress, Failure> {
-        if self.said_all && self.flights.is_empty() {
+    fn end_of_stream(&self) -> Result<Progress, Failure> {
+        if self.is_last && self.in_flight.is_empty() {
             return Ok(Progress::Done);
         }
         Err(Failure::Lost(ErrorKind::UnexpectedEof.into()))
     }
 
     #[cold]
-    fn stands(&mut self, load: &mut impl Load) -> Result<bool, Failure> {
-        // A connect is refused: only what stood can be reset.
+    fn finish_connect(&mut self, load: &mut impl Load) -> Result<bool, Failure> {
+        // Only an established connection can be reset. A connect that fails is refused.
         let was_reset =
             |e: &io::Error| matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
         match self.socket.stream().is_connected() {
             Ok(false) => Ok(false),
             Err(e) if !was_reset(&e) => Err(Failure::Connect(e)),
-            stood => {
+            established => {
                 self.state = State::Open;
                 let now = load.now();
-                load.connected(self.slot, self.moved, now);
-                self.moved = now;
-                stood.map_err(Failure::Lost)
+                load.connected(self.slot, self.last_progress, now);
+                self.last_progress = now;
+                established.map_err(Failure::Lost)
             }
         }
     }
 
-    fn take_on(&mut self, manner: &Manner, load: &mut impl Load, now: Nanos) {
-        while self.has_room(manner) {
+    fn start_messages(&mut self, options: &ClientOptions, load: &mut impl Load, now: Nanos) {
+        while self.has_room(options) {
             match load.next(self.slot, now) {
                 Next::Due(due) => {
-                    self.flights.push_back(Flight { due, sent: now });
-                    self.owed += manner.length;
+                    self.in_flight.push_back(InFlight { due, sent: now });
+                    self.unsent += options.length;
                 }
                 Next::NotYet => break,
-                Next::Never => self.said_all = true,
+                Next::Never => self.is_last = true,
             }
         }
-        // Our end goes right behind the last message, not when the pipeline has room for another.
-        if manner.half_close {
-            self.look_ahead(manner, load, now);
+        // The half-close follows the last message at once, not when the pipeline has room for another.
+        if options.half_close {
+            self.look_ahead(options, load, now);
         }
     }
 
     #[cold]
-    fn look_ahead(&mut self, manner: &Manner, load: &mut impl Load, now: Nanos) {
-        if !self.has_room(manner) {
-            self.said_all |= load.is_over(self.slot, now);
+    fn look_ahead(&mut self, options: &ClientOptions, load: &mut impl Load, now: Nanos) {
+        if !self.has_room(options) {
+            self.is_last |= load.is_over(self.slot, now);
         }
     }
 
-    fn has_room(&self, manner: &Manner) -> bool {
-        !self.said_all && self.flights.len() < manner.pipeline
+    fn has_room(&self, options: &ClientOptions) -> bool {
+        !self.is_last && self.in_flight.len() < options.pipeline
     }
 
-    fn send(&mut self, tools: &mut Tools) -> io::Result<()> {
-        let length = self.owed.min(CHUNK as u64) as usize;
-        let bytes = tools.payload.bytes(self.sent, length, &mut tools.chunk);
+    fn send(&mut self, context: &mut Context) -> io::Result<()> {
+        let length = self.unsent.min(CHUNK as u64) as usize;
+        let bytes = context.payload.bytes(self.sent, length, &mut context.chunk);
         if let Sent::Bytes(n) = self.socket.send(bytes)? {
             self.sent.advance(n);
-            self.owed -= n as u64;
+            self.unsent -= n as u64;
         }
         Ok(())
     }
 
-    /// Messages of which no send has taken anything yet leave now, not when they were taken on.
+    /// Messages of which no byte was sent yet are sent now, not when they were started.
     #[cold]
-    fn depart(&mut self, length: u64, now: Nanos) {
-        let gone = self.sent.offset().div_ceil(length) - self.echoed;
-        for flight in self.flights.range_mut(gone as usize..) {
-            flight.sent = now;
+    fn update_sent(&mut self, length: u64, now: Nanos) {
+        let begun = self.sent.offset().div_ceil(length) - self.echoed;
+        for message in self.in_flight.range_mut(begun as usize..) {
+            message.sent = now;
         }
     }
 
-    /// Checks the `n` bytes that came, and counts the messages that are whole.
+    /// Checks the `n` bytes in the buffer, and counts the messages that are complete.
     fn compare(
         &mut self,
-        tools: &Tools,
+        context: &Context,
         n: usize,
         load: &mut impl Load,
         now: Nanos,
     ) -> Result<(), Failure> {
-        self.moved = now;
-        let got = &tools.chunk[..n];
-        let under_way = self.sent.offset() - self.received.offset();
-        let expected = &got[..under_way.min(n as u64) as usize];
-        let right = tools.payload.count_right(self.received, expected);
+        self.last_progress = now;
+        let got = &context.chunk[..n];
+        let outstanding = self.sent.offset() - self.received.offset();
+        let expected = &got[..outstanding.min(n as u64) as usize];
+        let right = context.payload.count_right(self.received, expected);
         self.received.advance(right);
-        while (self.echoed + 1) * tools.manner.length <= self.received.offset()
-            && let Some(flight) = self.flights.pop_front()
+        while (self.echoed + 1) * context.options.length <= self.received.offset()
+            && let Some(message) = self.in_flight.pop_front()
         {
             self.echoed += 1;
-            load.echoed(flight, now);
+            load.echoed(message, now);
         }
         if right < n { Err(corrupt(&got[right..])) } else { Ok(()) }
     }

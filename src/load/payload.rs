@@ -1,32 +1,40 @@
-//! What is sent, and whether it came back.
+//! The bytes that are sent, and the check that they came back.
 //!
-//! All that one connection sends is one endless stream of pseudo-random bytes, and every byte of it is
-//! a function of the seed, the connection and the byte's offset. So nothing that was sent has to be
-//! kept until it is back, each message differs from every other one, and a byte that is out of place
-//! shows, wherever it strayed from.
+//! Everything that one connection sends is one endless stream of pseudo-random bytes. Every byte is a
+//! function of the seed, the connection and the offset of the byte. So nothing has to be kept until it
+//! comes back, every message differs from all others, and a misplaced byte is found, wherever it
+//! belongs.
 
-/// A stream is made of blocks, and each block is a piece of the noise, from a place that its key and
-/// number choose. To make bytes is to find them there, and to check them is to compare.
+use std::fmt;
+
+/// Number of bytes of a block. A stream is made of blocks. Each block is a piece of the noise, at a
+/// place that follows from the key and the number of the block. So no byte is computed: to send is to
+/// look bytes up, and to check is to compare.
 const BLOCK: usize = 4096;
 
-/// Places in the noise. Two blocks that have the same one would hide a swap between them: one pair in
-/// a million.
+/// Number of places in the noise. A swap of two blocks at the same place would not be found; one pair
+/// in a million is such a pair.
 const NOISE: usize = 1024 * 1024;
 
-/// How many bytes must agree to say where a piece belongs.
+/// Number of bytes that must agree to tell where a piece belongs.
 const CLEAR: usize = 8;
 
-/// How far to look for the place where strayed bytes belong.
+/// How many bytes to search, in each direction, for the place where misplaced bytes belong.
 const SEARCH: u64 = 256 * 1024;
 
 /// The bytes of one run.
-#[derive(Debug)]
 pub struct Payload {
     seed: u64,
     noise: Box<[u8; NOISE + BLOCK]>,
 }
 
-/// One connection's stream.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payload").field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+/// Selects the stream of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
@@ -35,12 +43,12 @@ pub struct Key(u64);
 pub struct Cursor {
     key: Key,
     offset: u64,
-    /// Chooses where in the noise the block is that the offset is in.
+    /// Determines the place in the noise of the block that contains the offset.
     block: u64,
 }
 
 impl Cursor {
-    /// The beginning of a stream.
+    /// Returns the beginning of a stream.
     pub fn new(key: Key) -> Cursor {
         Cursor::at(key, 0)
     }
@@ -49,17 +57,17 @@ impl Cursor {
         Cursor { key, offset, block: mix(key.0.wrapping_add(offset / BLOCK as u64)) }
     }
 
-    /// The stream that it is a place in.
+    /// Returns the key of the stream.
     pub fn key(&self) -> Key {
         self.key
     }
 
-    /// Bytes before it.
+    /// Returns the number of bytes before this place.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Goes on by `n` bytes.
+    /// Moves forward by `n` bytes.
     pub fn advance(&mut self, n: usize) {
         let after = self.offset + n as u64;
         if after / BLOCK as u64 == self.offset / BLOCK as u64 {
@@ -70,34 +78,47 @@ impl Cursor {
     }
 }
 
-/// How bytes that came back differ from those that were sent.
+/// How the bytes that came back differ from those that were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
-    /// Not looked into.
+    /// The difference was not examined.
     Unknown,
-    /// Others in their place.
+    /// Other bytes came in their place.
     Changed,
-    /// This many are left out.
+    /// This number of bytes is missing.
     Missing(u64),
-    /// This many too many.
+    /// This number of bytes was added.
     Surplus(u64),
-    /// They belong to another connection, the one with this number.
+    /// The bytes belong to the connection with this number.
     Misplaced(usize),
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Unknown => f.write_str("not looked into"),
+            Fault::Changed => f.write_str("changed"),
+            Fault::Missing(n) => write!(f, "{n} missing"),
+            Fault::Surplus(n) => write!(f, "{n} too many"),
+            Fault::Misplaced(connection) => write!(f, "those of connection {connection}"),
+        }
+    }
+}
+
 impl Payload {
-    /// The streams of this seed.
+    /// Returns the streams of a seed.
     pub fn new(seed: u64) -> Payload {
         Payload { seed, noise: noise(seed) }
     }
 
-    /// The stream of the connection with this number.
+    /// Returns the key of the stream of the connection with this number.
     pub fn key(&self, connection: u64) -> Key {
         Key(mix(self.seed.wrapping_add(mix(connection))))
     }
 
-    /// The bytes that follow a place: lent as they stand in the noise, or, where they cross into
-    /// another block, put together in `room`. Most messages do not cross.
+    /// Returns the `length` bytes that follow a place. They are borrowed from the noise, or copied to
+    /// `room` if they reach into the next block. Few messages do.
     pub fn bytes<'a>(&'a self, at: Cursor, length: usize, room: &'a mut [u8]) -> &'a [u8] {
         if let Some(bytes) = self.rest(at).get(..length) {
             return bytes;
@@ -107,7 +128,7 @@ impl Payload {
         room
     }
 
-    /// Writes the bytes that follow a place.
+    /// Fills a buffer with the bytes that follow a place.
     pub fn fill(&self, mut at: Cursor, mut out: &mut [u8]) {
         while !out.is_empty() {
             let piece = self.piece(at, out.len());
@@ -118,7 +139,7 @@ impl Payload {
         }
     }
 
-    /// How many bytes are those that follow a place.
+    /// Returns how many of the bytes, from the first on, are those that follow a place.
     pub fn count_right(&self, at: Cursor, got: &[u8]) -> usize {
         if self.rest(at).starts_with(got) { got.len() } else { self.count_by_piece(at, got) }
     }
@@ -139,20 +160,20 @@ impl Payload {
         got.len()
     }
 
-    /// The bytes from there to the end of the block.
+    /// Returns the bytes from a place to the end of its block.
     fn rest(&self, at: Cursor) -> &[u8] {
         &self.noise[at.block as usize % NOISE..][..BLOCK][at.offset as usize % BLOCK..]
     }
 
-    /// At most `length` of them.
+    /// Returns the same bytes, at most `length` of them.
     fn piece(&self, at: Cursor, length: usize) -> &[u8] {
         let rest = self.rest(at);
         &rest[..length.min(rest.len())]
     }
 
-    /// What happened to bytes of which the first is wrong, and should have been the one `at` this place;
-    /// so many were `sent`. `others` are the connections that they may belong to, with the place that
-    /// each waits for.
+    /// Finds out how bytes differ from those that should follow the place `at`. `sent` is the number of
+    /// bytes that were sent in this stream. `others` are the connections that the bytes may belong to,
+    /// each with the place of the byte that it expects next.
     pub fn diagnose(
         &self,
         at: Cursor,
@@ -165,7 +186,7 @@ impl Payload {
             got.len() >= CLEAR && self.count_right(at, &got[..CLEAR]) == CLEAR
         };
         let is_at = |offset, got: &[u8]| is(Cursor::at(key, offset), got);
-        // First, since what another connection waits for may well stand somewhere in this stream too.
+        // The others come first: what another connection expects may be in this stream as well.
         if let Some((number, _)) = others.find(|&(_, other)| is(other, got)) {
             return Fault::Misplaced(number);
         }
@@ -189,7 +210,7 @@ fn noise(seed: u64) -> Box<[u8; NOISE + BLOCK]> {
     bytes.try_into().expect("eight bytes a word")
 }
 
-/// The finalizer of `SplitMix64`: every bit of the input touches every bit of the output.
+/// The finalizer of `SplitMix64`: every bit of the input affects every bit of the output.
 fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,77 +1,97 @@
-//! One loop's share of the load: when each message is due, and what is counted of it.
+//! When each message of a loop is due.
 
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::load::client::{Flight, Load, Nanos, Next};
-use crate::load::clock::Clock;
-use crate::load::results::statistics::Tally;
-use crate::load::{Plan, Stop};
+use crate::load::clock::Nanos;
+use crate::load::messages::Next;
+use crate::load::plan::{Plan, Stop};
 
 const SECOND: u64 = 1_000_000_000;
 
 /// More than any run has, of anything.
 const ENDLESS: u64 = u64::MAX;
 
-/// The messages of some of the run's connections.
+/// The schedule of the messages of one loop.
 ///
-/// In a closed loop a message is due when the one before it is back. In an open loop the whole run's
-/// message number m is due m / rate seconds after the start, whatever the server does, and belongs to
-/// connection m mod connections. If that one's pipeline is full the message waits, and its wait is
-/// part of its latency: a server that stops for a second has kept all those waiting that it would have
-/// served, not just the one in flight. Due times follow from the number alone, so an overloaded server
-/// costs no memory here.
+/// In a closed loop a message is due when the one before it has come back. In an open loop message
+/// number m of the whole run is due m / rate seconds after the start, whatever the server does, and
+/// belongs to connection m mod connections. If the pipeline of that connection is full, the message
+/// waits, and the wait is part of its latency. So a server that stops for a second delays all messages
+/// of that second, not only those in flight: there is no coordinated omission. A due time follows from
+/// the number of the message alone, so messages that wait take no memory.
 #[derive(Debug)]
-pub struct Share {
-    clock: Clock,
-    /// Messages a second of the whole run; `None` is a closed loop.
-    rate: Option<u64>,
-    /// Connections of the whole run.
-    connections: u64,
-    /// Number of this loop's first connection, and the step to its next one.
-    first: u64,
-    step: u64,
-    /// When the messages begin; not known while connections are made.
-    start: Option<Nanos>,
-    /// Messages that were due before are not counted.
-    measured_from: Nanos,
-    warm_up: Nanos,
-    /// How long messages become due, and until when; endless in a closed loop with a number of them.
-    duration: Nanos,
-    end: Nanos,
-    /// Open loop: messages of the whole run.
-    messages: u64,
-    /// Their number was asked for, not their time.
-    numbered: bool,
-    /// Closed loop: measured messages that may still be taken on by this loop; endless where their time
-    /// is given.
-    quota: u64,
+pub struct Schedule {
+    period: Period,
+    closed: ClosedLoop,
+    /// `None` in a closed loop.
+    open: Option<OpenLoop>,
+    /// Whether the plan gives a number of messages, and no time.
+    is_numbered: bool,
     reconnect: bool,
-    /// Open loop: a connection stays until the end, whether or not it has another message.
+}
+
+/// The times of the run. Most of them are not known before the messages begin.
+#[derive(Debug)]
+struct Period {
+    start: Option<Nanos>,
+    warm_up: Nanos,
+    /// How long messages become due; endless in a closed loop with a number of messages.
+    duration: Nanos,
+    /// Messages that are due from here on are measured.
+    measured_from: Nanos,
+    /// No message is due from here on.
+    end: Nanos,
+    /// Messages that arrive after this time do not count for the rate.
+    arrivals_until: Nanos,
+}
+
+#[derive(Debug)]
+struct ClosedLoop {
+    /// Number of measured messages that this loop may still start; endless where a time is given.
+    quota: u64,
+    /// When a message can start at once and is measured; empty where that needs a closer look.
+    immediate: Range<Nanos>,
+}
+
+#[derive(Debug)]
+struct OpenLoop {
+    /// Messages a second of the whole run.
+    rate: u64,
+    /// Number of messages of the whole run.
+    messages: u64,
+    /// Number of connections of the whole run.
+    connections: u64,
+    /// Whether a connection stays until the end even if it has no more messages.
     stays: bool,
-    /// Closed loop, on connections that stay: when a message is due at once, and is measured.
-    at_once: Range<Nanos>,
-    slots: Vec<Slot>,
-    /// Open loop: how many of this loop's messages have become due.
-    due_count: u64,
-    /// What was counted.
-    pub tally: Tally,
-    /// Connects under way.
-    pub connecting: usize,
+    /// Number of connections of this loop.
+    slots: usize,
+    /// The next message of this loop: message number `round` of the connection in `slot`.
+    round: u64,
+    slot: usize,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Slot {
-    /// Open loop: messages taken on.
-    taken_on: u64,
-    /// With `reconnect`: since when the slot has waited for its next message.
-    free_since: Nanos,
+/// What the schedule keeps of one connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Position {
+    /// Number of the connection in the whole run.
+    number: u64,
+    /// Open loop: number of messages that were started.
+    started: u64,
+    /// When its next message is due. Unused in a closed loop on connections that stay.
+    next_due: Nanos,
 }
 
-impl Share {
-    /// The share of the loop with this number among the plan's threads.
-    pub fn new(plan: &Plan, thread: usize, clock: Clock) -> Share {
-        let slots = (thread..plan.connections).step_by(plan.threads).count();
+impl Position {
+    /// Returns the number of the connection in the whole run.
+    pub fn connection(&self) -> usize {
+        self.number as usize
+    }
+}
+
+impl Schedule {
+    /// Returns the schedule of the loop with this number.
+    pub fn new(plan: &Plan, thread: usize) -> Schedule {
         let warm_up = nanos(plan.warm_up);
         let (mut duration, mut messages, mut quota) = (ENDLESS, ENDLESS, ENDLESS);
         match (plan.stop, plan.rate) {
@@ -88,257 +108,229 @@ impl Share {
                 quota = n / threads + u64::from(thread < n % threads);
             }
         }
-        Share {
-            clock,
-            rate: plan.rate,
-            connections: plan.connections as u64,
-            first: thread as u64,
-            step: plan.threads as u64,
-            start: None,
-            measured_from: Nanos::MAX,
-            warm_up,
-            duration,
-            end: ENDLESS,
+        let open = plan.rate.map(|rate| OpenLoop {
+            rate,
             messages,
-            numbered: matches!(plan.stop, Stop::Messages(_)),
-            quota,
-            reconnect: plan.reconnect,
+            connections: plan.connections as u64,
             stays: !plan.half_close && !plan.reconnect,
-            at_once: 0..0,
-            slots: vec![Slot::default(); slots],
-            due_count: 0,
-            tally: Tally::new(slots),
-            connecting: 0,
+            slots: Schedule::positions(plan, thread).count(),
+            round: 0,
+            slot: 0,
+        });
+        Schedule {
+            period: Period {
+                start: None,
+                warm_up,
+                duration,
+                measured_from: Nanos::MAX,
+                end: ENDLESS,
+                arrivals_until: 0,
+            },
+            closed: ClosedLoop { quota, immediate: 0..0 },
+            open,
+            is_numbered: matches!(plan.stop, Stop::Messages(_)),
+            reconnect: plan.reconnect,
         }
     }
 
-    /// This loop's connections.
-    pub fn slots(&self) -> usize {
-        self.slots.len()
+    /// Returns the positions of the connections of the loop with this number, in the order of the
+    /// slots.
+    pub fn positions(plan: &Plan, thread: usize) -> impl Iterator<Item = Position> {
+        let numbers = (thread..plan.connections).step_by(plan.threads);
+        numbers.map(|number| Position { number: number as u64, started: 0, next_due: 0 })
     }
 
-    /// The number, in the whole run, of the connection in a slot.
-    pub fn number(&self, slot: usize) -> usize {
-        (self.first + slot as u64 * self.step) as usize
-    }
-
-    /// The messages begin.
+    /// Begins the messages. Every position must be [prepared](Schedule::prepare) after this.
     pub fn begin(&mut self, start: Nanos) {
-        self.start = Some(start);
-        self.measured_from = start.saturating_add(self.warm_up);
-        self.end = start.saturating_add(self.duration);
-        if self.rate.is_none() && !self.reconnect {
-            self.at_once = self.measured_from..self.end;
+        let period = &mut self.period;
+        period.start = Some(start);
+        period.measured_from = start.saturating_add(period.warm_up);
+        period.end = start.saturating_add(period.duration);
+        period.arrivals_until = if self.is_numbered { ENDLESS } else { period.end };
+        if self.open.is_none() && !self.reconnect {
+            self.closed.immediate = period.measured_from..period.end;
         }
     }
 
-    /// When the messages began, if they have.
-    pub fn start(&self) -> Option<Nanos> {
-        self.start
-    }
-
-    /// When the time that is measured begins.
-    pub fn measured_from(&self) -> Nanos {
-        self.measured_from
-    }
-
-    /// When no message becomes due any more, if that is a matter of time.
-    pub fn end(&self) -> Option<Nanos> {
-        Some(self.end).filter(|&end| end != ENDLESS)
-    }
-
-    /// Whether a number of messages was asked for, and not a time.
-    pub fn is_numbered(&self) -> bool {
-        self.numbered
-    }
-
-    /// The end of the time that is measured, if it is `now` that all is over, or was stopped. An open
-    /// loop's last message stands for the interval up to where the next one would be, so that the rate
-    /// is not overstated by one; where messages are numbered, it takes as long as it takes until the
-    /// last of them is back.
-    pub fn measured_until(&self, now: Nanos, stopped: bool) -> Nanos {
-        let so_far = self.end.min(now);
-        if stopped {
-            return if self.numbered { now } else { so_far };
-        }
-        if self.is_spent() {
-            return self.tally.last_arrival;
-        }
-        let mut slots = 0..self.slots.len();
-        let is_open = self.rate.is_some() && self.start.is_some();
-        let taken_on = is_open && slots.all(|slot| self.left_over(slot, self.end) == 0);
-        let until = if taken_on { self.end } else { so_far };
-        if self.numbered { until.max(self.tally.last_arrival) } else { until }
-    }
-
-    /// Closed loop: all messages that were asked for have been taken on.
-    pub fn is_spent(&self) -> bool {
-        self.quota == 0
-    }
-
-    /// With `reconnect`: the slot has become free for its next message.
-    pub fn free(&mut self, slot: usize, now: Nanos) {
-        self.slots[slot].free_since = now;
-    }
-
-    /// The slot's next message, which stays untouched.
-    pub fn peek(&self, slot: usize, now: Nanos) -> Next {
-        let Some(start) = self.start else { return Next::NotYet };
-        let (over, due) = match self.rate {
-            None => {
-                let over = now >= self.end || self.quota == 0 && self.is_measured(now);
-                (over, if self.reconnect { self.slots[slot].free_since } else { now })
-            }
-            Some(rate) => {
-                let number = self.message(slot, self.slots[slot].taken_on);
-                let over = number >= self.messages && !(self.stays && now < self.end);
-                (over, start.saturating_add(due(number, rate)))
-            }
+    /// Sets the due time of the first message, at the beginning.
+    pub fn prepare(&self, position: &mut Position) {
+        let Some(start) = self.period.start else { return };
+        position.next_due = match &self.open {
+            Some(open) => start.saturating_add(open.due(position.number, position.started)),
+            None => start,
         };
-        match due {
-            _ if over => Next::Never,
-            due if due <= now => Next::Due(due),
-            _ => Next::NotYet,
+    }
+
+    /// Closed loop with a connection for each message: the slot is free for its next message.
+    pub fn release(&self, position: &mut Position, now: Nanos) {
+        if self.open.is_none() {
+            position.next_due = now;
         }
     }
 
-    /// Open loop: when this loop's next message becomes due, and for which slot. They come in the
-    /// order of the slots, round and round.
-    pub fn next_due(&self) -> Option<(Nanos, usize)> {
-        let (start, rate) = (self.start?, self.rate?);
-        let (round, slot) = self.turn();
-        let number = self.message(slot, round);
-        (number < self.messages).then(|| (start.saturating_add(due(number, rate)), slot))
-    }
-
-    /// Open loop: the round, and the slot in it, of this loop's next message.
-    fn turn(&self) -> (u64, usize) {
-        let slots = self.slots.len() as u64;
-        (self.due_count / slots, (self.due_count % slots) as usize)
-    }
-
-    /// Open loop: measured messages of a slot that were due before `now`, and were not taken on.
-    pub fn left_over(&self, slot: usize, now: Nanos) -> u64 {
-        let before = self.slots[slot].taken_on.max(self.rounds(slot, self.measured_from));
-        self.rounds(slot, now).saturating_sub(before)
-    }
-
-    /// The run is over. What its connections left over is counted, whether they fell behind or were gone.
-    pub fn finish(&mut self, now: Nanos) {
-        let left_over: u64 = (0..self.slots.len()).map(|slot| self.left_over(slot, now)).sum();
-        self.tally.sent += left_over;
-        self.tally.timed_out += left_over;
-    }
-
-    /// Where connections come at a rate, and the messages are not numbered, none of a connection's is due
-    /// before it can be there.
-    pub fn skip_past(&mut self, slot: usize, now: Nanos) {
-        if !self.reconnect && !self.numbered {
-            self.slots[slot].taken_on = self.rounds(slot, now);
+    /// Drops the messages that were due before the connection could be established, where connections
+    /// come at a rate and the plan does not give the number of messages.
+    pub fn skip_past(&self, position: &mut Position, now: Nanos) {
+        if !self.reconnect && !self.is_numbered {
+            position.started = self.rounds(position.number, now);
+            self.prepare(position);
         }
     }
 
-    /// Open loop: how many messages of a slot are due before then.
-    fn rounds(&self, slot: usize, at: Nanos) -> u64 {
-        let (Some(start), Some(rate)) = (self.start, self.rate) else { return 0 };
-        let due = due_before(at.saturating_sub(start), rate).min(self.messages);
-        due.saturating_sub(self.number(slot) as u64).div_ceil(self.connections)
+    /// Returns when the messages began.
+    pub fn start(&self) -> Option<Nanos> {
+        self.period.start
     }
 
-    /// Open loop: the number, in the whole run, of a slot's message in that round.
-    fn message(&self, slot: usize, round: u64) -> u64 {
-        round * self.connections + self.number(slot) as u64
+    /// Returns when the measured time begins.
+    pub fn measured_from(&self) -> Nanos {
+        self.period.measured_from
     }
 
-    /// That message has become due; how late is this loop? Not late at all for one that its client has
-    /// taken on already, behind another.
-    pub fn became_due(&mut self, due: Nanos, now: Nanos) {
-        let (round, slot) = self.turn();
-        self.due_count += 1;
-        if self.is_measured(due) && self.slots[slot].taken_on <= round {
-            let lag = now.saturating_sub(due);
-            self.tally.lag_max = self.tally.lag_max.max(lag);
-            self.tally.lag_sum += lag;
-            self.tally.lag_count += 1;
-        }
+    /// Returns when messages stop to become due, if the run ends at a time.
+    pub fn end(&self) -> Option<Nanos> {
+        Some(self.period.end).filter(|&end| end != ENDLESS)
     }
 
-    /// What [`next`](Load::next) says in any other case. Were it inlined, the usual case would pay for
-    /// what only the others look at.
-    #[inline(never)]
-    fn decide(&mut self, slot: usize, now: Nanos) -> Next {
-        let next = self.peek(slot, now);
+    /// Returns whether the plan gives a number of messages, and no time.
+    pub fn is_numbered(&self) -> bool {
+        self.is_numbered
+    }
+
+    /// Returns whether a message that was due at this time is measured.
+    pub fn is_measured(&self, due: Nanos) -> bool {
+        due >= self.period.measured_from
+    }
+
+    /// Returns whether a message that arrives now counts for the rate.
+    pub fn is_measured_arrival(&self, now: Nanos) -> bool {
+        now >= self.period.measured_from && now <= self.period.arrivals_until
+    }
+
+    /// Returns whether all messages of a closed loop with a number of messages were started.
+    pub fn is_spent(&self) -> bool {
+        self.closed.quota == 0
+    }
+
+    /// Starts a measured message if one can start at once: the usual case of a closed loop, which
+    /// needs no position.
+    #[inline]
+    pub fn start_immediate(&mut self, now: Nanos) -> bool {
+        let can_start = self.closed.quota > 0 && self.closed.immediate.contains(&now);
+        self.closed.quota -= u64::from(can_start);
+        can_start
+    }
+
+    /// Starts the next message of a connection, if it is due.
+    pub fn start_next(&mut self, position: &mut Position, now: Nanos) -> Next {
+        let next = self.peek(position, now);
         if let Next::Due(due) = next {
-            if self.rate.is_some() {
-                self.slots[slot].taken_on += 1;
+            if self.open.is_some() {
+                position.started += 1;
+                self.prepare(position);
             }
             if self.is_measured(due) {
-                self.quota -= u64::from(self.quota > 0);
-                self.tally.sent += 1;
+                self.closed.quota -= u64::from(self.closed.quota > 0);
             }
         }
         next
     }
 
-    /// Whether a message that was due then counts.
-    pub fn is_measured(&self, due: Nanos) -> bool {
-        due >= self.measured_from
+    /// Returns what [`start_next`](Schedule::start_next) would return.
+    pub fn peek(&self, position: &Position, now: Nanos) -> Next {
+        let Period { start: Some(_), end, .. } = self.period else { return Next::NotYet };
+        let (is_over, due) = match &self.open {
+            None => {
+                let is_over = now >= end || self.is_spent() && self.is_measured(now);
+                (is_over, if self.reconnect { position.next_due } else { now })
+            }
+            Some(open) => {
+                let is_last = open.message(position.number, position.started) >= open.messages;
+                (is_last && !(open.stays && now < end), position.next_due)
+            }
+        };
+        match due {
+            _ if is_over => Next::Never,
+            due if due <= now => Next::Due(due),
+            _ => Next::NotYet,
+        }
+    }
+
+    /// Open loop: returns the slot of the next message of this loop. The messages go through the slots
+    /// in order, again and again.
+    pub fn next_slot(&self) -> Option<usize> {
+        self.open.as_ref().map(|open| open.slot)
+    }
+
+    /// Open loop: returns whether the next message of this loop was started already, right after
+    /// another one of its connection. `position` is that of [`next_slot`](Schedule::next_slot).
+    pub fn is_next_started(&self, position: &Position) -> bool {
+        self.open.as_ref().is_some_and(|open| position.started > open.round)
+    }
+
+    /// Open loop: returns when the next message of this loop is due, if there is one.
+    pub fn next_due(&self, position: &Position) -> Option<Nanos> {
+        let (start, open) = (self.period.start?, self.open.as_ref()?);
+        if open.message(position.number, open.round) >= open.messages {
+            return None;
+        }
+        if position.started == open.round {
+            return Some(position.next_due);
+        }
+        // The connection is behind: an earlier message of it still waits.
+        Some(start.saturating_add(open.due(position.number, open.round)))
+    }
+
+    /// Open loop: moves on to the message after the next one.
+    pub fn advance(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.slot += 1;
+            if open.slot == open.slots {
+                (open.slot, open.round) = (0, open.round + 1);
+            }
+        }
+    }
+
+    /// Returns the number of measured messages of a connection that were due before `now` and were not
+    /// started.
+    pub fn left_over(&self, position: &Position, now: Nanos) -> u64 {
+        let unmeasured = self.rounds(position.number, self.period.measured_from);
+        self.rounds(position.number, now).saturating_sub(position.started.max(unmeasured))
+    }
+
+    /// Returns the number of messages of a connection that are due before a time.
+    fn rounds(&self, number: u64, at: Nanos) -> u64 {
+        let (Some(start), Some(open)) = (self.period.start, &self.open) else { return 0 };
+        let due = due_before(at.saturating_sub(start), open.rate).min(open.messages);
+        due.saturating_sub(number).div_ceil(open.connections)
     }
 }
 
-impl Load for Share {
-    fn next(&mut self, slot: usize, now: Nanos) -> Next {
-        if self.quota > 0 && self.at_once.contains(&now) {
-            self.quota -= 1;
-            self.tally.sent += 1;
-            return Next::Due(now);
-        }
-        self.decide(slot, now)
+impl OpenLoop {
+    /// Returns the number, in the whole run, of a message of the connection with this number.
+    fn message(&self, connection: u64, round: u64) -> u64 {
+        round * self.connections + connection
     }
 
-    fn is_over(&self, slot: usize, now: Nanos) -> bool {
-        self.peek(slot, now) == Next::Never
-    }
-
-    fn connected(&mut self, slot: usize, dialed: Nanos, now: Nanos) {
-        self.connecting -= 1;
-        self.tally.established += 1;
-        self.tally.connect.saturating_record(now.saturating_sub(dialed));
-        self.skip_past(slot, now);
-    }
-
-    fn echoed(&mut self, flight: Flight, now: Nanos) {
-        let tally = &mut self.tally;
-        tally.returned += 1;
-        if now >= self.measured_from && (now <= self.end || self.numbered) {
-            tally.arrived += 1;
-            tally.last_arrival = now;
-        }
-        if flight.due >= self.measured_from {
-            tally.echoed += 1;
-            tally.times.record(flight, now);
-        }
-    }
-
-    fn now(&self) -> Nanos {
-        self.clock.now()
+    fn due(&self, connection: u64, round: u64) -> Nanos {
+        due(self.message(connection, round), self.rate)
     }
 }
 
-/// When the whole run's message with this number is due, after the start. In integers, so that a second
-/// has exactly as many messages as were asked for, whatever their rate.
+/// Returns when a message of the whole run is due after the start. Integers give every second exactly
+/// as many messages as were asked for, at any rate.
 fn due(number: u64, rate: u64) -> Nanos {
     let part = (number % rate).saturating_mul(SECOND) / rate;
     (number / rate).saturating_mul(SECOND).saturating_add(part)
 }
 
-/// How many messages of the whole run are due before then.
+/// Returns the number of messages of the whole run that are due before a time.
 fn due_before(after_start: Nanos, rate: u64) -> u64 {
     let messages = (u128::from(after_start) * u128::from(rate)).div_ceil(SECOND.into());
     messages.try_into().unwrap_or(ENDLESS)
 }
 
-/// A duration in nanoseconds; one of centuries is as good as endless.
+/// Returns a duration in nanoseconds. A duration of centuries is as good as endless.
 fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX / 4)
 }
@@ -346,49 +338,36 @@ fn nanos(duration: Duration) -> Nanos {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::endpoint::Address;
 
     fn plan(rate: u64, warm_up: u64, stop: Stop) -> Plan {
-        Plan {
-            targets: Vec::new(),
-            connections: 7,
-            threads: 2,
-            length: 64,
-            pipeline: 1,
-            rate: Some(rate),
-            connect_rate: None,
-            reconnect: false,
-            half_close: false,
-            sources: Vec::new(),
-            warm_up: Duration::from_secs(warm_up),
-            stop,
-            timeout: None,
-            interval: None,
-            busy_poll: None,
-            seed: 0,
-        }
+        let target = Address::Tcp(([127, 0, 0, 1], 7).into());
+        let plan = Plan::builder(vec![target]).connections(7).threads(2).rate(rate).stop(stop);
+        plan.warm_up(Duration::from_secs(warm_up)).build().unwrap()
     }
 
-    /// Messages that all loops take on, and those of them that are measured.
+    /// Returns the number of messages that all loops start, and of those that are measured.
     fn count(plan: &Plan) -> (u64, u64) {
         const START: Nanos = 12_345;
-        let (mut taken_on, mut measured) = (0, 0);
+        let (mut started, mut measured) = (0, 0);
         for thread in 0..plan.threads {
-            let mut share = Share::new(plan, thread, Clock::start());
-            share.begin(START);
-            let end = share.end().unwrap();
-            for slot in 0..share.slots() {
-                assert_ne!(share.next(slot, START - 1), Next::Never);
-                while let Next::Due(due) = share.next(slot, end) {
+            let mut schedule = Schedule::new(plan, thread);
+            schedule.begin(START);
+            let end = schedule.end().unwrap();
+            for mut position in Schedule::positions(plan, thread) {
+                schedule.prepare(&mut position);
+                assert_ne!(schedule.start_next(&mut position, START - 1), Next::Never);
+                while let Next::Due(due) = schedule.start_next(&mut position, end) {
                     assert!((START..end).contains(&due));
-                    taken_on += 1;
+                    started += 1;
+                    measured += u64::from(schedule.is_measured(due));
                 }
-                assert_eq!(share.peek(slot, end - 1), Next::NotYet);
-                assert_eq!(share.peek(slot, end), Next::Never);
-                assert_eq!(share.left_over(slot, Nanos::MAX), 0);
+                assert_eq!(schedule.peek(&position, end - 1), Next::NotYet);
+                assert_eq!(schedule.peek(&position, end), Next::Never);
+                assert_eq!(schedule.left_over(&position, Nanos::MAX), 0);
             }
-            measured += share.tally.sent;
         }
-        (taken_on, measured)
+        (started, measured)
     }
 
     #[test]
@@ -419,5 +398,30 @@ mod tests {
                 assert_eq!(due_before(due + 1, rate), number + 1, "message {number} of {rate}/s");
             }
         }
+    }
+
+    #[test]
+    fn the_messages_of_a_loop_come_in_the_order_of_their_due_times_whoever_starts_them() {
+        let plan = plan(1800, 0, Stop::Messages(700));
+        let mut schedule = Schedule::new(&plan, 1);
+        let mut positions: Vec<_> = Schedule::positions(&plan, 1).collect();
+        schedule.begin(0);
+        for position in &mut positions {
+            schedule.prepare(position);
+        }
+        let mut dues = Vec::new();
+        while let Some(due) = schedule.next_due(&positions[schedule.next_slot().unwrap()]) {
+            let slot = schedule.next_slot().unwrap();
+            // The first connection never starts one, the second one starts each in time.
+            if slot == 1 {
+                assert_eq!(schedule.start_next(&mut positions[slot], due), Next::Due(due));
+                assert!(schedule.is_next_started(&positions[slot]));
+            }
+            schedule.advance();
+            dues.push(due);
+        }
+        assert_eq!(dues.len(), 300);
+        assert!(dues.is_sorted());
+        assert_eq!(dues[..4], [1, 3, 5, 8].map(|number| due(number, 1800)));
     }
 }

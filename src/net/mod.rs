@@ -7,3 +7,4 @@ pub mod endpoint;
 pub mod nonblocking;
 pub mod ready;
 pub mod socket;
+pub mod wait;

@@ -1,193 +1,201 @@
-//! What one loop has counted. Loops share nothing while they run; their tallies are added at the end.
+//! What one loop counts. Loops share nothing while they run: their statistics are added at the end.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 
-use hdrhistogram::Histogram;
+use rustix::io::Errno;
 
-use crate::load::client::{Flight, Nanos};
+use crate::load::clock::Nanos;
+use crate::load::messages::InFlight;
 use crate::load::payload::Fault;
+use crate::load::results::histogram::Histogram;
 
-/// Times up to an hour are told apart to three digits; memory does not grow with the run.
-const LONGEST: Nanos = 3_600_000_000_000;
+/// Counts and times. They are those of the measured time unless stated otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Statistics {
+    /// Numbers of messages.
+    pub messages: Messages,
+    /// Numbers of connections.
+    pub connections: Connections,
+    /// Latencies of the messages.
+    pub latencies: Latencies,
+    /// Times of the connects that succeeded, in the whole run.
+    pub connect: Histogram,
+    /// What failed in the whole run, and how often.
+    pub errors: BTreeMap<String, u64>,
+    /// The first wrong bytes.
+    pub first_corruption: Option<Corruption>,
+    /// How late the loop was.
+    pub lag: Lag,
+}
 
-/// Latencies in nanoseconds.
-pub type Latencies = Histogram<u64>;
+/// Numbers of messages.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Messages {
+    /// Number of messages that were to be sent: those that a connection started, and those that were
+    /// due and could not be started before the end. After the run each of them has come back, timed
+    /// out or is lost.
+    pub sent: u64,
+    /// Number of messages that came back whole.
+    pub echoed: u64,
+    /// Number of messages that came back wrong, in the whole run. The first one ends its connection.
+    pub corrupt: u64,
+    /// Number of messages that did not come back in time, or could not be sent in time.
+    pub timed_out: u64,
+    /// Number of messages whose connection was lost.
+    pub lost: u64,
+    /// Number of messages that came back in the whole run.
+    pub returned: u64,
+    /// Number of messages that came back in the measured time, whenever they were due. The rate is
+    /// made of these.
+    pub arrived: u64,
+    /// When the last of those arrived.
+    pub(crate) last_arrival: Nanos,
+}
 
-/// An empty histogram.
-pub(crate) fn latencies() -> Latencies {
-    Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds are in order")
+/// Numbers of connections in the whole run.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Connections {
+    /// Number of connections that were established.
+    pub established: u64,
+    /// Number of connections that were never established.
+    pub failed: u64,
+    /// Number of connections that ended early.
+    pub lost: u64,
+}
+
+/// How late a loop was at the due times of its messages, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lag {
+    /// The longest lag.
+    pub max: Nanos,
+    sum: Nanos,
+    count: u64,
 }
 
 /// Two latencies of each message: from when it was due, and from when it was sent.
 ///
-/// In a closed loop the two are nearly always the same, and then are recorded once.
-#[derive(Debug, Clone)]
-pub struct Times {
-    both: Latencies,
-    due: Latencies,
-    sent: Latencies,
+/// In a closed loop the two are nearly always the same. They are then recorded once.
+#[derive(Debug, Clone, Default)]
+pub struct Latencies {
+    both: Histogram,
+    due: Histogram,
+    sent: Histogram,
 }
 
-impl Times {
-    fn new() -> Times {
-        Times { both: latencies(), due: latencies(), sent: latencies() }
-    }
-
-    /// A message that is back.
-    pub fn record(&mut self, flight: Flight, now: Nanos) {
-        if flight.due == flight.sent {
-            self.both.saturating_record(now.saturating_sub(flight.sent));
-        } else {
-            self.record_apart(flight, now);
-        }
-    }
-
-    /// Not inlined, for the same reason as `Share::decide`.
-    #[inline(never)]
-    fn record_apart(&mut self, flight: Flight, now: Nanos) {
-        self.due.saturating_record(now.saturating_sub(flight.due));
-        self.sent.saturating_record(now.saturating_sub(flight.sent));
-    }
-
-    /// From the moment when a message was due to its last byte.
-    pub fn latency(&self) -> Latencies {
-        sum(&self.both, &self.due)
-    }
-
-    /// From the real send to the last byte.
-    pub fn service(&self) -> Latencies {
-        sum(&self.both, &self.sent)
-    }
-
-    fn add(&mut self, other: &Times) {
-        self.both += &other.both;
-        self.due += &other.due;
-        self.sent += &other.sent;
-    }
-}
-
-fn sum(one: &Latencies, other: &Latencies) -> Latencies {
-    let mut sum = one.clone();
-    sum += other;
-    sum
-}
-
-/// Counts and latencies, of the time that is measured unless stated otherwise.
-#[derive(Debug, Clone)]
-pub struct Tally {
-    /// Latencies of the messages.
-    pub times: Times,
-    /// Of all the run's connects, those that succeeded.
-    pub connect: Latencies,
-    /// Messages that were to be sent: taken on by a connection, to leave as soon as the kernel takes them,
-    /// or due and left over at the end. When the run is over each has come back, timed out or is lost.
-    pub sent: u64,
-    /// Messages that came back whole.
-    pub echoed: u64,
-    /// Messages that came back in all of the run.
-    pub returned: u64,
-    /// Those of them that came back in the time that is measured, whenever they were due: what the rate
-    /// is made of.
-    pub arrived: u64,
-    /// When the last of those did.
-    pub last_arrival: Nanos,
-    /// Messages that came back wrong, in all of the run; the first ends its connection.
-    pub corrupt: u64,
-    /// The first of them that a loop met.
-    pub first_corrupt: Option<Corruption>,
-    /// Messages that did not come back in time, or could not even be sent.
-    pub timed_out: u64,
-    /// Messages that ended with their connection.
-    pub messages_lost: u64,
-    /// Connections in all of the run: that stood, that never did, and that ended before their time.
-    pub established: u64,
-    /// See `established`.
-    pub failed: u64,
-    /// See `established`.
-    pub lost: u64,
-    /// What went wrong in all of the run, and how often.
-    pub errors: BTreeMap<String, u64>,
-    /// Messages echoed on each connection that has ended, in all of the run.
-    pub by_connection: Vec<u64>,
-    /// How late this loop was at a message's due time, at worst and in sum.
-    pub lag_max: Nanos,
-    /// See `lag_max`.
-    pub lag_sum: Nanos,
-    /// How many messages had a due time.
-    pub lag_count: u64,
-}
-
-/// Where wrong bytes were first met.
+/// Where the first wrong bytes were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Corruption {
-    /// The number of the connection.
+    /// Number of the connection.
     pub connection: usize,
-    /// The first wrong byte, counted from the connection's first.
+    /// Offset of the first wrong byte in what the connection received.
     pub offset: u64,
-    /// What is wrong with it.
+    /// How the bytes differ.
     pub fault: Fault,
 }
 
-impl Tally {
-    /// Nothing counted yet, of so many connections.
-    pub fn new(connections: usize) -> Tally {
-        Tally {
-            times: Times::new(),
-            connect: latencies(),
-            sent: 0,
-            echoed: 0,
-            returned: 0,
-            arrived: 0,
-            last_arrival: 0,
-            corrupt: 0,
-            first_corrupt: None,
-            timed_out: 0,
-            messages_lost: 0,
-            established: 0,
-            failed: 0,
-            lost: 0,
-            errors: BTreeMap::new(),
-            by_connection: vec![0; connections],
-            lag_max: 0,
-            lag_sum: 0,
-            lag_count: 0,
-        }
-    }
-
-    /// Counts an error of this kind.
-    pub fn error(&mut self, what: impl Into<String>) {
+impl Statistics {
+    /// Counts an error.
+    pub(crate) fn count_error(&mut self, what: impl Into<String>) {
         *self.errors.entry(what.into()).or_default() += 1;
     }
 
-    /// Adds what another loop has counted.
-    pub fn add(&mut self, other: &Tally) {
-        self.times.add(&other.times);
-        self.connect += &other.connect;
-        self.sent += other.sent;
-        self.echoed += other.echoed;
-        self.returned += other.returned;
-        self.arrived += other.arrived;
-        self.last_arrival = self.last_arrival.max(other.last_arrival);
-        self.corrupt += other.corrupt;
-        self.first_corrupt = self.first_corrupt.or(other.first_corrupt);
-        self.timed_out += other.timed_out;
-        self.messages_lost += other.messages_lost;
-        self.established += other.established;
-        self.failed += other.failed;
-        self.lost += other.lost;
+    /// Returns the number of errors.
+    pub(crate) fn error_count(&self) -> u64 {
+        self.errors.values().sum()
+    }
+
+    /// Counts wrong bytes.
+    pub(crate) fn count_corruption(&mut self, connection: usize, offset: u64, fault: Fault) {
+        self.messages.corrupt += 1;
+        self.count_error(match fault {
+            Fault::Unknown => "wrong bytes, not looked into",
+            Fault::Changed => "bytes were changed",
+            Fault::Missing(_) => "bytes were missing",
+            Fault::Surplus(_) => "surplus bytes",
+            Fault::Misplaced(_) => "bytes of another connection",
+        });
+        self.first_corruption.get_or_insert(Corruption { connection, offset, fault });
+    }
+
+    /// Adds the statistics of another loop.
+    pub(crate) fn add(&mut self, other: &Statistics) {
+        let (messages, others) = (&mut self.messages, &other.messages);
+        messages.sent += others.sent;
+        messages.echoed += others.echoed;
+        messages.corrupt += others.corrupt;
+        messages.timed_out += others.timed_out;
+        messages.lost += others.lost;
+        messages.returned += others.returned;
+        messages.arrived += others.arrived;
+        messages.last_arrival = messages.last_arrival.max(others.last_arrival);
+        self.connections.established += other.connections.established;
+        self.connections.failed += other.connections.failed;
+        self.connections.lost += other.connections.lost;
+        self.latencies.both.add(&other.latencies.both);
+        self.latencies.due.add(&other.latencies.due);
+        self.latencies.sent.add(&other.latencies.sent);
+        self.connect.add(&other.connect);
         for (what, n) in &other.errors {
             *self.errors.entry(what.clone()).or_default() += n;
         }
-        self.by_connection.extend(&other.by_connection);
-        self.lag_max = self.lag_max.max(other.lag_max);
-        self.lag_sum += other.lag_sum;
-        self.lag_count += other.lag_count;
+        self.first_corruption = self.first_corruption.or(other.first_corruption);
+        self.lag.max = self.lag.max.max(other.lag.max);
+        self.lag.sum += other.lag.sum;
+        self.lag.count += other.lag.count;
     }
 }
 
-/// A stable name for what went wrong, and what to do where that is known.
-pub(crate) fn cause(e: &io::Error) -> String {
+impl Lag {
+    pub(crate) fn record(&mut self, lag: Nanos) {
+        self.max = self.max.max(lag);
+        self.sum += lag;
+        self.count += 1;
+    }
+
+    /// Returns the mean lag.
+    pub fn mean(&self) -> Nanos {
+        self.sum.checked_div(self.count).unwrap_or(0)
+    }
+}
+
+impl Latencies {
+    #[inline]
+    pub(crate) fn record(&mut self, message: InFlight, now: Nanos) {
+        if message.due == message.sent {
+            self.both.record(now.saturating_sub(message.sent));
+        } else {
+            self.record_apart(message, now);
+        }
+    }
+
+    /// Not inlined: the usual case would pay for the registers that this one needs.
+    #[inline(never)]
+    fn record_apart(&mut self, message: InFlight, now: Nanos) {
+        self.due.record(now.saturating_sub(message.due));
+        self.sent.record(now.saturating_sub(message.sent));
+    }
+
+    /// Returns the times from when a message was due until its last byte came back.
+    pub(crate) fn latency(&self) -> Histogram {
+        let mut latency = self.both.clone();
+        latency.add(&self.due);
+        latency
+    }
+
+    /// Returns the times from when a message was sent until its last byte came back.
+    pub(crate) fn service(&self) -> Histogram {
+        let mut service = self.both.clone();
+        service.add(&self.sent);
+        service
+    }
+}
+
+/// Returns a stable name for an error of a connection, and what to do where that is known.
+pub(crate) fn error_name(e: &io::Error) -> String {
     match e.kind() {
         ErrorKind::ConnectionRefused => "connection refused".into(),
         ErrorKind::ConnectionReset => "connection reset by the server".into(),
@@ -197,9 +205,7 @@ pub(crate) fn cause(e: &io::Error) -> String {
         ErrorKind::AddrNotAvailable if e.get_ref().is_none() => {
             "no free local port: use more --source-ip, or wait for those in TIME_WAIT".into()
         }
-        _ if nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(0))
-            == nix::errno::Errno::EMFILE =>
-        {
+        _ if e.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
             "too many open files: raise the hard limit (ulimit -Hn), or use fewer connections"
                 .into()
         }

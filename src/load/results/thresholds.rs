@@ -1,24 +1,24 @@
-//! Conditions under which a run that went well has still failed: `p99>5ms`, `rate<100k`, `errors>0`.
+//! Conditions that make a run without errors fail: `p99>5ms`, `rate<100k`, `errors>0`.
 
+use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::cli::units;
-use crate::load::Measured;
+use crate::cli::units::{self, UnitError};
+use crate::load::results::whole_run::Results;
 
-/// One such condition.
+/// A figure, a comparison and a limit. The run fails if the comparison is true.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Threshold {
     text: String,
     metric: Metric,
     comparison: Comparison,
-    /// Nanoseconds, messages a second, or a count.
+    /// The limit in nanoseconds, in messages a second, or as a count.
     limit: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Metric {
-    /// Of the latency.
     Quantile(f64),
     Mean,
     Min,
@@ -43,9 +43,9 @@ const METRICS: &str =
     "pNN (as in p99.9), min, mean, max, rate, errors, failed, lost, corrupt or timed_out";
 
 impl Threshold {
-    /// What its figure came to, in the unit that people read.
-    pub fn figure(&self, measured: &Measured) -> String {
-        let value = self.metric.of(measured);
+    /// Returns the measured figure with its unit.
+    pub fn measured_text(&self, results: &Results) -> String {
+        let value = self.metric.value(results);
         match self.metric {
             metric if metric.is_a_time() => format!("{:.3}us", value / 1e3),
             Metric::Rate => format!("{value:.1}"),
@@ -53,9 +53,9 @@ impl Threshold {
         }
     }
 
-    /// Whether it holds, and so the run has failed.
-    pub fn holds(&self, measured: &Measured) -> bool {
-        let value = self.metric.of(measured);
+    /// Returns whether the comparison is true.
+    pub fn is_crossed(&self, results: &Results) -> bool {
+        let value = self.metric.value(results);
         match self.comparison {
             Comparison::Above => value > self.limit,
             Comparison::AtLeast => value >= self.limit,
@@ -66,20 +66,19 @@ impl Threshold {
 }
 
 impl Metric {
-    fn of(self, measured: &Measured) -> f64 {
-        let tally = &measured.tally;
-        let latency = tally.times.latency();
+    fn value(self, results: &Results) -> f64 {
+        let latency = &results.latency;
         match self {
-            Metric::Quantile(quantile) => latency.value_at_quantile(quantile) as f64,
+            Metric::Quantile(part) => latency.quantile(part) as f64,
             Metric::Mean => latency.mean(),
             Metric::Min => latency.min() as f64,
             Metric::Max => latency.max() as f64,
-            Metric::Rate => measured.rate(),
-            Metric::Errors => tally.errors.values().sum::<u64>() as f64,
-            Metric::Failed => tally.failed as f64,
-            Metric::Lost => tally.lost as f64,
-            Metric::Corrupt => tally.corrupt as f64,
-            Metric::TimedOut => tally.timed_out as f64,
+            Metric::Rate => results.rate(),
+            Metric::Errors => results.error_count() as f64,
+            Metric::Failed => results.connections.failed as f64,
+            Metric::Lost => results.connections.lost as f64,
+            Metric::Corrupt => results.messages.corrupt as f64,
+            Metric::TimedOut => results.messages.timed_out as f64,
         }
     }
 
@@ -88,11 +87,45 @@ impl Metric {
     }
 }
 
-impl FromStr for Threshold {
-    type Err = String;
+/// Why a text is not a threshold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ThresholdError {
+    /// There is no comparison in the text.
+    NoComparison,
+    /// There is no such metric.
+    UnknownMetric(String),
+    /// The limit has no form that fits the metric.
+    Limit(UnitError),
+}
 
-    fn from_str(text: &str) -> Result<Threshold, String> {
-        let at = text.find(['<', '>']).ok_or("no < or >, expected something like p99>5ms")?;
+impl fmt::Display for ThresholdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ThresholdError::NoComparison => {
+                f.write_str("no < or >, expected something like p99>5ms")
+            }
+            ThresholdError::UnknownMetric(metric) => {
+                write!(f, "unknown metric `{metric}`, expected {METRICS}")
+            }
+            ThresholdError::Limit(e) => e.fmt(f),
+        }
+    }
+}
+
+impl Error for ThresholdError {}
+
+impl From<UnitError> for ThresholdError {
+    fn from(e: UnitError) -> ThresholdError {
+        ThresholdError::Limit(e)
+    }
+}
+
+impl FromStr for Threshold {
+    type Err = ThresholdError;
+
+    fn from_str(text: &str) -> Result<Threshold, ThresholdError> {
+        let at = text.find(['<', '>']).ok_or(ThresholdError::NoComparison)?;
         let (metric, rest) = text.split_at(at);
         let metric = metric.trim().parse()?;
         let (comparison, limit) = match (rest.strip_prefix(">="), rest.strip_prefix("<=")) {
@@ -112,9 +145,9 @@ impl FromStr for Threshold {
 }
 
 impl FromStr for Metric {
-    type Err = String;
+    type Err = ThresholdError;
 
-    fn from_str(text: &str) -> Result<Metric, String> {
+    fn from_str(text: &str) -> Result<Metric, ThresholdError> {
         Ok(match text {
             "min" => Metric::Min,
             "mean" => Metric::Mean,
@@ -128,9 +161,8 @@ impl FromStr for Metric {
             _ => {
                 let percent = text.strip_prefix('p').and_then(|p| p.parse::<f64>().ok());
                 let percent = percent.filter(|p| (0.0..=100.0).contains(p));
-                let percent = percent
-                    .ok_or_else(|| format!("unknown metric `{text}`, expected {METRICS}"))?;
-                Metric::Quantile(percent / 100.0)
+                let unknown = || ThresholdError::UnknownMetric(text.to_owned());
+                Metric::Quantile(percent.ok_or_else(unknown)? / 100.0)
             }
         })
     }
@@ -147,23 +179,21 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::load::client::Flight;
-    use crate::load::results::statistics::Tally;
+    use crate::load::messages::InFlight;
+    use crate::load::plan::Plan;
+    use crate::load::results::statistics::Statistics;
+    use crate::net::endpoint::Address;
 
-    fn measured() -> Measured {
-        let mut tally = Tally::new(1);
+    fn results() -> Results {
+        let mut statistics = Statistics::default();
         for ms in 1..=100 {
-            tally.times.record(Flight { due: 0, sent: ms }, ms * 1_000_000);
+            statistics.latencies.record(InFlight { due: 0, sent: ms }, ms * 1_000_000);
         }
-        tally.arrived = 100;
-        tally.error("connection refused");
-        Measured {
-            tally,
-            elapsed: Duration::from_secs(2),
-            cpu: 0.5,
-            demand: 0.5,
-            interrupted: false,
-        }
+        statistics.messages.arrived = 100;
+        statistics.count_error("connection refused");
+        let target = Address::Tcp(([127, 0, 0, 1], 7).into());
+        let plan = Plan::builder(vec![target]).build().unwrap();
+        Results { elapsed: Duration::from_secs(2), ..Results::new(plan, statistics) }
     }
 
     #[test]
@@ -185,7 +215,7 @@ mod tests {
             ("corrupt<=0", true),
         ] {
             let threshold: Threshold = text.parse().unwrap();
-            assert_eq!(threshold.holds(&measured()), holds, "{text}");
+            assert_eq!(threshold.is_crossed(&results()), holds, "{text}");
         }
     }
 
@@ -199,7 +229,7 @@ mod tests {
             ("rate<5ms", "a count"),
             ("", "no < or >"),
         ] {
-            let error = text.parse::<Threshold>().unwrap_err();
+            let error = text.parse::<Threshold>().unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }
     }

@@ -1,50 +1,57 @@
-//! Sleeping to the microsecond.
+//! Waiting to the microsecond.
 //!
-//! A poll's timeout is in milliseconds (`epoll_wait(2)`), a message's due time is not: at 20,000
-//! messages a second twenty would leave at once, the first of them a millisecond late. Over epoll a
-//! timer that is a file wakes the poll in time; elsewhere the timeout has to do. (Mio's poll(2) would
-//! announce the timer once: it arms a file again only after a would-block, and we never read it.)
+//! The timeout of a poll is in milliseconds (`epoll_wait(2)`), but messages are due between them: at
+//! 20,000 messages a second, twenty would be sent together, the first of them a millisecond late. Over
+//! epoll, a timer file descriptor ends the wait in time. Elsewhere the timeout has to do: mio's
+//! poll(2) would report the timer once, because mio arms a descriptor again only after a call that
+//! would block, and nothing reads the timer.
 
 #[cfg(not(all(target_os = "linux", not(mio_unsupported_force_poll_poll))))]
-pub(crate) use timeout::Alarm;
+pub(super) use timeout::Alarm;
 #[cfg(all(target_os = "linux", not(mio_unsupported_force_poll_poll)))]
-pub(crate) use timer::Alarm;
+pub(super) use timer::Alarm;
 
 #[cfg(all(target_os = "linux", not(mio_unsupported_force_poll_poll)))]
 mod timer {
     use std::io;
-    use std::os::fd::{AsFd, AsRawFd};
-    use std::time::Duration;
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::time::Instant;
 
     use mio::unix::SourceFd;
     use mio::{Interest, Registry, Token};
-    use nix::sys::time::TimeSpec;
-    use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+        timerfd_settime,
+    };
 
-    use crate::load::client::Nanos;
-    use crate::load::clock::Clock;
+    use crate::load::clock::{Clock, Nanos};
 
-    /// `timerfd_create(2)`. Edge-triggered, each expiry is an event, and nothing need be read.
+    /// A timer of `timerfd_create(2)`. Edge-triggered, every expiry is an event, and nothing needs to be
+    /// read.
+    #[derive(Debug)]
     pub(crate) struct Alarm {
-        timer: TimerFd,
-        /// For when it was set last. Past that time it does no harm.
+        timer: OwnedFd,
+        /// The time that was set last.
         armed: Option<Nanos>,
     }
 
     impl Alarm {
         pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Alarm> {
-            let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-            let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-            let fd = timer.as_fd().as_raw_fd();
-            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+            let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+            let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+            registry.register(&mut SourceFd(&timer.as_raw_fd()), token, Interest::READABLE)?;
             Ok(Alarm { timer, armed: None })
         }
 
-        /// Wakes the poll at a time to come. What is left for the poll's own timeout: nothing.
-        pub(crate) fn set(&mut self, clock: &Clock, at: Nanos) -> io::Result<Option<Duration>> {
+        /// Makes the poll return at a time, and returns the deadline that the poll itself needs for
+        /// that: none.
+        pub(crate) fn set(&mut self, clock: &Clock, at: Nanos) -> io::Result<Option<Instant>> {
             if self.armed != Some(at) {
-                let time = Expiration::OneShot(TimeSpec::from_duration(clock.monotonic(at)));
-                self.timer.set(time, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+                let once = Itimerspec {
+                    it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+                    it_value: Timespec::try_from(clock.monotonic(at)).map_err(io::Error::other)?,
+                };
+                timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
                 self.armed = Some(at);
             }
             Ok(None)
@@ -55,13 +62,14 @@ mod timer {
 #[cfg(not(all(target_os = "linux", not(mio_unsupported_force_poll_poll))))]
 mod timeout {
     use std::io;
-    use std::time::Duration;
+    use std::time::Instant;
 
     use mio::{Registry, Token};
 
-    use crate::load::client::Nanos;
-    use crate::load::clock::Clock;
+    use crate::load::clock::{Clock, Nanos};
 
+    /// No timer: the poll itself needs a deadline.
+    #[derive(Debug)]
     pub(crate) struct Alarm;
 
     impl Alarm {
@@ -69,8 +77,9 @@ mod timeout {
             Ok(Alarm)
         }
 
-        pub(crate) fn set(&mut self, clock: &Clock, at: Nanos) -> io::Result<Option<Duration>> {
-            Ok(Some(Duration::from_nanos(at.saturating_sub(clock.now()))))
+        #[allow(clippy::unnecessary_wraps, reason = "the timer of Linux can fail")]
+        pub(crate) fn set(&mut self, clock: &Clock, at: Nanos) -> io::Result<Option<Instant>> {
+            Ok(Some(clock.instant(at)))
         }
     }
 }

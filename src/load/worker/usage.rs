@@ -1,47 +1,46 @@
-//! What a loop itself costs, so that it can be told when the generator was the limit.
+//! What a loop itself uses, to tell whether the load tester was the limit.
 
 use std::fs;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
-use nix::time::{ClockId, clock_gettime};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::load::clock::monotonic;
 
 /// Times of one thread, or sums of several.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     /// User and system time.
     pub(crate) cpu: Duration,
-    /// Time in which it could have run, but had no processor.
+    /// Time in which the thread was runnable but had no processor.
     pub(crate) waited: Duration,
-    /// The time that went by.
+    /// Time that passed.
     pub(crate) wall: Duration,
 }
 
 impl Usage {
-    /// What this thread has used so far; only the difference of two means anything.
+    /// Returns what this thread has used so far. Only a difference of two values means anything.
     pub(crate) fn of_this_thread() -> Usage {
         #[cfg(target_os = "linux")]
         let who = UsageWho::RUSAGE_THREAD;
         #[cfg(not(target_os = "linux"))]
         let who = UsageWho::RUSAGE_SELF;
-        let cpu = getrusage(who).map_or(0, |usage| {
-            usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
-        });
-        // Nanoseconds on the processor, nanoseconds waiting for one, turns; only Linux tells.
+        let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
+        let cpu = getrusage(who)
+            .map_or(0, |usage| micros(usage.user_time()) + micros(usage.system_time()));
+        // Time on the processor, time waiting for it (in nanoseconds), and turns; only on Linux.
         let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
         let waited = schedstat.split(' ').nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
         Usage {
-            cpu: Duration::from_micros(u64::try_from(cpu).unwrap_or(0)),
+            cpu: Duration::from_micros(cpu),
             waited: Duration::from_nanos(waited),
-            wall: clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from),
+            wall: Duration::from_nanos(monotonic()),
         }
     }
-}
 
-impl Usage {
-    /// The part of the time that it used a processor, or wanted one.
+    /// Returns the part of the time in which the thread used a processor or waited for one.
     pub(crate) fn demand(&self) -> f64 {
         (self.cpu + self.waited).as_secs_f64() / self.wall.as_secs_f64().max(f64::MIN_POSITIVE)
     }

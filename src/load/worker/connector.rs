@@ -1,63 +1,64 @@
-//! Nonblocking connects: from which address, to which address, and how many at a time.
+//! Nonblocking connects: from which address, and to which.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use mio::net::{TcpStream, UnixStream};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket as Unconnected, Type};
 
-use crate::load::client::Dialed;
+use crate::load::client::ConnectingStream;
 use crate::net::endpoint::Address;
 use crate::net::socket::Socket;
 
-/// Connections from one source address. There are some 28,000 ports, and past half of them the
-/// kernel's search for a free one slows down.
+/// Number of connections from one source address. There are some 28,000 ports, and when half of them
+/// are in use, the kernel takes longer to find a free one.
 const PER_SOURCE: u64 = 13_000;
 
-/// Addresses 127.0.0.x that may be used.
+/// Number of addresses 127.0.0.x that may be used.
 const LOOPBACK_SOURCES: u64 = 250;
 
-/// Where connections come from and go to.
-#[derive(Debug, Clone)]
-pub struct Dialer {
+/// The addresses that connections are made from and to.
+#[derive(Debug)]
+pub(super) struct Connector {
     targets: Vec<Address>,
     sources: Vec<IpAddr>,
-    /// Addresses of 127.0.0.0/8 given up because no port of theirs was free.
+    /// Number of addresses 127.0.0.x that had no free port.
     used_up: u64,
 }
 
-impl Dialer {
-    /// To one of the targets, from the sources in turn. Without sources the kernel chooses, but to a
-    /// loopback target the many addresses of 127.0.0.0/8 serve when one runs short of ports.
-    pub fn new(targets: Vec<Address>, sources: Vec<IpAddr>) -> Dialer {
-        Dialer { targets, sources, used_up: 0 }
+impl Connector {
+    /// Returns a connector to one of the targets, from the sources in turn. Without sources the kernel
+    /// chooses, but to a loopback target other addresses 127.0.0.x are used when ports run short.
+    pub(super) fn new(targets: Vec<Address>, sources: Vec<IpAddr>) -> Connector {
+        Connector { targets, sources, used_up: 0 }
     }
 
-    /// How many addresses a connection may try.
-    pub fn targets(&self) -> usize {
+    /// Returns the number of addresses that a connection may try.
+    pub(super) fn targets(&self) -> usize {
         self.targets.len()
     }
 
     /// Begins a connect to the target with this index. `count` numbers all connects of the run.
     ///
     /// # Errors
-    /// No files, no ports, no route. Would-block is a Unix socket's full backlog: no event will tell
-    /// when there is room in it again (connect(2), `EAGAIN`).
-    pub fn dial(&self, target: usize, count: u64) -> io::Result<Socket> {
+    /// There is no file descriptor, no port, or no route. Would-block means that the backlog of a Unix
+    /// socket is full: no event tells when it has room again (connect(2), `EAGAIN`).
+    pub(super) fn connect(&self, target: usize, count: u64) -> io::Result<Socket> {
         match &self.targets[target] {
-            Address::Tcp(target) => self.dial_tcp(*target, count).map(Socket::Tcp),
-            Address::Unix(path) => dial_unix(path).map(Socket::Unix),
+            Address::Tcp(target) => self.connect_tcp(*target, count).map(Socket::Tcp),
+            Address::Unix(path) => connect_unix(path).map(Socket::Unix),
         }
     }
 
-    fn dial_tcp(&self, target: SocketAddr, count: u64) -> io::Result<TcpStream> {
+    fn connect_tcp(&self, target: SocketAddr, count: u64) -> io::Result<TcpStream> {
         let domain = Domain::for_address(target);
         let socket = Unconnected::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         if let Some(source) = self.source(target.ip(), count) {
-            late_port(&socket)?;
+            choose_port_at_connect(&socket)?;
             socket.bind(&SocketAddr::new(source, 0).into()).map_err(|e| {
                 io::Error::new(e.kind(), format!("cannot connect from {source}: {e}"))
             })?;
@@ -65,15 +66,15 @@ impl Dialer {
         match socket.connect(&target.into()) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) if e.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
             Err(e) => return Err(e),
         }
         Ok(TcpStream::from_std(socket.into()))
     }
 
-    /// No port was free: whether another source address may have one. Ports in `TIME_WAIT`, of earlier
-    /// runs too, are not free.
-    pub fn use_next_source(&mut self) -> bool {
+    /// Moves on to the next source address after one that had no free port, and returns whether there
+    /// is one. Ports in `TIME_WAIT`, from earlier runs too, are not free.
+    pub(super) fn use_next_source(&mut self) -> bool {
         self.used_up += 1;
         let loopback = |target: &Address| target.as_tcp().is_some_and(|t| t.ip().is_loopback());
         let loopback = self.targets.iter().any(loopback);
@@ -94,16 +95,16 @@ impl Dialer {
     }
 }
 
-fn dial_unix(path: &Path) -> io::Result<UnixStream> {
+fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let socket = Unconnected::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(UnixStream::from_std(socket.into()))
 }
 
-/// The port is to be chosen at connect, where it need be free for this target only: bind alone would
-/// have to find one that is free for all.
-fn late_port(socket: &Unconnected) -> io::Result<()> {
+/// Lets the kernel choose the port at the connect, where it only has to be free for this target. With
+/// the bind, it would have to be free for all targets.
+fn choose_port_at_connect(socket: &Unconnected) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
     #[cfg(not(target_os = "linux"))]
@@ -111,11 +112,11 @@ fn late_port(socket: &Unconnected) -> io::Result<()> {
     Ok(())
 }
 
-impl Dialed for Socket {
+impl ConnectingStream for Socket {
     fn is_connected(&self) -> io::Result<bool> {
         match self {
             Socket::Tcp(stream) => is_connected(stream),
-            // It stood, or failed, when connect returned.
+            // The connect of a Unix socket is complete when it returns.
             Socket::Unix(_) => Ok(true),
         }
     }
@@ -126,8 +127,8 @@ fn is_connected(stream: &TcpStream) -> io::Result<bool> {
         return Err(e);
     }
     match stream.peer_addr() {
-        // On loopback a connect to a free port may happen to choose that very port as its own, and
-        // then stands, with itself: an echo server that is not there.
+        // On loopback, a connect to a port that nobody listens on can choose that port as its own. It
+        // is then connected to itself, and looks like an echo server.
         Ok(peer) if peer == stream.local_addr()? => {
             let why = "connected to itself: nobody listens there";
             Err(io::Error::new(ErrorKind::AddrInUse, why))
@@ -145,24 +146,24 @@ mod tests {
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     #[test]
-    fn a_loopback_target_is_dialed_from_more_addresses_as_ports_run_short() {
-        let mut dialer = Dialer::new(vec![Address::Tcp((LOOPBACK, 7).into())], Vec::new());
-        assert_eq!(dialer.source(LOOPBACK, PER_SOURCE - 1), None);
+    fn a_loopback_target_is_connected_to_from_more_addresses_as_ports_run_short() {
+        let mut connector = Connector::new(vec![Address::Tcp((LOOPBACK, 7).into())], Vec::new());
+        assert_eq!(connector.source(LOOPBACK, PER_SOURCE - 1), None);
         let second = Some(IpAddr::from([127, 0, 0, 2]));
-        assert_eq!(dialer.source(LOOPBACK, PER_SOURCE), second);
-        assert_eq!(dialer.source(LOOPBACK, 250 * PER_SOURCE), Some(LOOPBACK));
-        assert_eq!(dialer.source([192, 0, 2, 1].into(), PER_SOURCE), None);
-        assert!(dialer.use_next_source());
-        assert_eq!(dialer.source(LOOPBACK, 0), second);
+        assert_eq!(connector.source(LOOPBACK, PER_SOURCE), second);
+        assert_eq!(connector.source(LOOPBACK, 250 * PER_SOURCE), Some(LOOPBACK));
+        assert_eq!(connector.source([192, 0, 2, 1].into(), PER_SOURCE), None);
+        assert!(connector.use_next_source());
+        assert_eq!(connector.source(LOOPBACK, 0), second);
     }
 
     #[test]
     fn sources_that_were_given_take_turns_and_keep_to_their_family() {
         let sources = vec![[127, 0, 0, 5].into(), "::1".parse().unwrap(), [127, 0, 0, 6].into()];
-        let dialer = Dialer::new(Vec::new(), sources.clone());
-        assert_eq!(dialer.source(LOOPBACK, 0), Some(sources[0]));
-        assert_eq!(dialer.source(LOOPBACK, 1), Some(sources[2]));
-        assert_eq!(dialer.source(LOOPBACK, 2), Some(sources[0]));
-        assert_eq!(dialer.source("::1".parse().unwrap(), 7), Some(sources[1]));
+        let connector = Connector::new(Vec::new(), sources.clone());
+        assert_eq!(connector.source(LOOPBACK, 0), Some(sources[0]));
+        assert_eq!(connector.source(LOOPBACK, 1), Some(sources[2]));
+        assert_eq!(connector.source(LOOPBACK, 2), Some(sources[0]));
+        assert_eq!(connector.source("::1".parse().unwrap(), 7), Some(sources[1]));
     }
 }

@@ -1,0 +1,177 @@
+//! The command line.
+
+use std::io::{self, IsTerminal};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use echoloop::cli::units;
+use echoloop::load::results::Threshold;
+use echoloop::load::{Plan, PlanBuilder, Stop};
+use echoloop::{Address, Endpoint};
+
+pub const NAME: &str = "echoload";
+
+const EXIT_CODES: &str = "\
+Exit codes, the first that applies:
+  2    usage
+  3    bytes came back wrong
+  130  interrupted
+  1    a connection failed or was lost, or a message timed out; or it could
+       not start, or not write its report
+  99   a --fail-if is true
+  0    all that was sent came back";
+
+/// Loads any echo server, and checks every byte that comes back.
+///
+/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
+#[derive(Parser)]
+#[command(name = NAME, version, after_help = EXIT_CODES)]
+pub struct Options {
+    /// tcp://HOST:PORT, where PORT is a number or the name of a service, just HOST:PORT, or unix:PATH;
+    /// the addresses of a name are tried in turn
+    #[arg(value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:65432")]
+    pub target: Endpoint,
+
+    /// Number of connections that are open at the same time
+    #[arg(short, long, value_name = "N", default_value = "50", value_parser = units::count)]
+    pub connections: usize,
+
+    /// How long messages are sent; messages in flight are then waited for
+    #[arg(short, long, value_name = "DURATION", default_value = "10s",
+          value_parser = units::duration)]
+    pub duration: Duration,
+
+    /// Stop after N messages instead
+    #[arg(short = 'n', long, value_name = "N", value_parser = units::count,
+          conflicts_with = "duration")]
+    pub requests: Option<usize>,
+
+    /// Number of loops, each with a thread and a part of the connections
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::count)]
+    pub threads: usize,
+
+    /// Number of bytes of a message
+    #[arg(short, long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
+    pub length: usize,
+
+    /// Most messages in flight on a connection
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::count)]
+    pub pipeline: usize,
+
+    /// Messages a second in total: an open loop, where latency counts from when a message was due
+    /// [default: as fast as it goes]
+    #[arg(short = 'R', long, value_name = "N", value_parser = units::count)]
+    pub rate: Option<usize>,
+
+    /// New connections a second [default: as fast as it goes]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    pub connect_rate: Option<usize>,
+
+    /// A new connection for each message; the connect is part of its latency
+    #[arg(long)]
+    pub reconnect: bool,
+
+    /// Shut down the sending direction of each connection right after its last message, and expect all
+    /// echoes, then the end of stream
+    #[arg(long)]
+    pub half_close: bool,
+
+    /// Address to connect from; may be repeated. To IPv4 loopback, the addresses 127.0.0.x are used
+    /// without this option when ports run short
+    #[arg(long, value_name = "ADDR")]
+    pub source_ip: Vec<IpAddr>,
+
+    /// Time at the beginning that is not measured
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
+    pub warm_up: Duration,
+
+    /// Close a connection when its connect, or a message from when it was sent, takes longer; 0 is
+    /// never. After the time of -d, messages are waited for no longer than this, or 10s
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
+    pub timeout: Duration,
+
+    /// Write a line of progress to stderr each interval, and with ndjson one to the report [default: 1s
+    /// if stderr is a terminal, and with ndjson]
+    #[arg(short, long, value_name = "DURATION", value_parser = units::duration)]
+    pub interval: Option<Duration>,
+
+    /// File for the report [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Format of the report; ndjson has the intervals too, one line each
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output_format: Format,
+
+    /// File for the percentiles of the latency, in microseconds, as `HdrHistogram` text
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+
+    /// Exit with 99 if this is true; may be repeated. Examples: p99>5ms, rate<100k, errors>0. Figures:
+    /// pNN, min, mean and max of the latency, rate, errors, failed, lost, corrupt and `timed_out`
+    #[arg(long, value_name = "EXPR")]
+    pub fail_if: Vec<Threshold>,
+
+    /// After an event, poll without sleeping for this long before waiting, for example 100us: latency
+    /// then has no wake-up of the load tester in it; 0 is never
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
+    pub busy_poll: Duration,
+
+    /// Seed of the payload [default: random, and printed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Write no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+    Ndjson,
+}
+
+/// The interval where none is given.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Options {
+    /// Returns the plan that the options describe; the targets may be added later.
+    pub fn plan(&self, targets: Vec<Address>) -> PlanBuilder {
+        let plan = Plan::builder(targets)
+            .connections(self.connections)
+            .threads(self.threads)
+            .length(self.length as u64)
+            .pipeline(self.pipeline)
+            .rate(self.rate.map(|rate| rate as u64))
+            .connect_rate(self.connect_rate.map(|rate| rate as u64))
+            .reconnect(self.reconnect)
+            .half_close(self.half_close)
+            .source_ips(self.source_ip.clone())
+            .warm_up(self.warm_up)
+            .stop(match self.requests {
+                Some(n) => Stop::Messages(n as u64),
+                None => Stop::After(self.duration),
+            })
+            .timeout(self.timeout)
+            .interval(self.interval.unwrap_or(if self.is_watched() {
+                DEFAULT_INTERVAL
+            } else {
+                Duration::ZERO
+            }))
+            .busy_poll(self.busy_poll);
+        match self.seed {
+            Some(seed) => plan.seed(seed),
+            None => plan,
+        }
+    }
+
+    /// Returns whether intervals are read although none was asked for.
+    fn is_watched(&self) -> bool {
+        let terminal = io::stderr().is_terminal() && !self.quiet;
+        terminal || self.output_format == Format::Ndjson
+    }
+}

@@ -1,0 +1,67 @@
+//! Parsing a command line, and error messages on stderr.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Parses the command line of this process.
+///
+/// # Errors
+/// The exit code, after the user has been told: 2 for a usage error, 0 where help or the version was
+/// asked for.
+pub fn parse<T: Parser>() -> Result<T, ExitCode> {
+    T::try_parse().map_err(|e| {
+        if e.use_stderr() {
+            return usage(T::command().get_name(), &error_line(&e.to_string()));
+        }
+        // A reader that does not read the help to its end is not an error.
+        let _ = e.print();
+        ExitCode::SUCCESS
+    })
+}
+
+/// Reports a usage error and returns its exit code.
+pub fn usage(name: &str, why: &str) -> ExitCode {
+    complain(name, why);
+    ExitCode::from(2)
+}
+
+/// Returns the error part of a message of clap in one line, without the usage summary behind it.
+fn error_line(message: &str) -> String {
+    let lines: Vec<&str> = message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let line = lines.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// Writes one line to stderr that begins with the name of the command. Not `eprintln!`, which panics
+/// if stderr is closed.
+pub fn complain(name: &str, why: &str) {
+    let _ = writeln!(io::stderr(), "{name}: {}", one_line(why));
+}
+
+/// Escapes control characters, which could end the line or control the terminal: a message may quote
+/// text from a peer or a user.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.trim_end_matches('\n').chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_quotes_another_stays_one_line() {
+        let line = one_line("INFO from a\nERROR forged \x1b[2J \u{e9}\n");
+        assert_eq!(line, "INFO from a\\nERROR forged \\u{1b}[2J \u{e9}");
+    }
+}

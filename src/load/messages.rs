@@ -1,0 +1,42 @@
+//! What a client asks of the load that it is part of, and what it reports.
+
+use crate::load::clock::Nanos;
+
+/// Supplies a client with messages and takes its results.
+pub trait Load {
+    /// Starts the next message of the connection in this slot, if one is due.
+    fn next(&mut self, slot: usize, now: Nanos) -> Next;
+
+    /// Returns whether [`next`](Load::next) would return [`Next::Never`]. A client asks while its
+    /// pipeline is full.
+    fn is_over(&self, slot: usize, now: Nanos) -> bool;
+
+    /// Reports that a connection was established. The connect took from `begun` to `now`.
+    fn connected(&mut self, slot: usize, begun: Nanos, now: Nanos);
+
+    /// Reports that a whole message came back at `now` and that every byte was right.
+    fn echoed(&mut self, message: InFlight, now: Nanos);
+
+    /// Reads the clock.
+    fn now(&self) -> Nanos;
+}
+
+/// The answer of [`Load::next`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A message, and the time when it was due.
+    Due(Nanos),
+    /// No message is due now.
+    NotYet,
+    /// There are no more messages.
+    Never,
+}
+
+/// A message that has not come back yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// The time when it was due.
+    pub due: Nanos,
+    /// The time when its first byte was sent; until then, the time when it was started.
+    pub sent: Nanos,
+}

@@ -1,0 +1,375 @@
+//! What to load, with what, and for how long; checked before anything runs.
+
+use std::error::Error;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::net::endpoint::Address;
+
+const MAX_LENGTH: u64 = 1024 * 1024 * 1024;
+
+/// More connections than a machine has file descriptors for.
+const MAX_CONNECTIONS: usize = 1_000_000;
+
+const MAX_PIPELINE: usize = 1_000_000;
+
+/// Most messages in flight on all connections together. Each takes 16 bytes of memory.
+const MAX_IN_FLIGHT: usize = 16_000_000;
+
+const MAX_THREADS: usize = 256;
+
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A load that can be run. It comes from a [`PlanBuilder`], so its settings are valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    pub(crate) targets: Vec<Address>,
+    pub(crate) connections: usize,
+    pub(crate) threads: usize,
+    pub(crate) length: u64,
+    pub(crate) pipeline: usize,
+    pub(crate) rate: Option<u64>,
+    pub(crate) connect_rate: Option<u64>,
+    pub(crate) reconnect: bool,
+    pub(crate) half_close: bool,
+    pub(crate) source_ips: Vec<IpAddr>,
+    pub(crate) warm_up: Duration,
+    pub(crate) stop: Stop,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) interval: Option<Duration>,
+    pub(crate) busy_poll: Option<Duration>,
+    pub(crate) seed: u64,
+}
+
+/// When a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stop {
+    /// After this time no message becomes due. Messages in flight are waited for.
+    After(Duration),
+    /// After this number of messages.
+    Messages(u64),
+}
+
+impl Plan {
+    /// Returns a builder with the defaults of the command `echoload`. `targets` are the addresses of
+    /// the server, which are tried in turn.
+    pub fn builder(targets: Vec<Address>) -> PlanBuilder {
+        PlanBuilder(Plan {
+            targets,
+            connections: 50,
+            threads: 1,
+            length: 64,
+            pipeline: 1,
+            rate: None,
+            connect_rate: None,
+            reconnect: false,
+            half_close: false,
+            source_ips: Vec::new(),
+            warm_up: Duration::ZERO,
+            stop: Stop::After(Duration::from_secs(10)),
+            timeout: Some(Duration::from_secs(5)),
+            interval: None,
+            busy_poll: None,
+            seed: random_seed(),
+        })
+    }
+
+    /// Returns the seed of the payload. The same seed gives the same bytes.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
+/// Sets up a [`Plan`]. Nothing is checked before [`build`](PlanBuilder::build).
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct PlanBuilder(Plan);
+
+impl PlanBuilder {
+    /// Sets the addresses of the server, which are tried in turn; at least one.
+    pub fn targets(mut self, targets: Vec<Address>) -> PlanBuilder {
+        self.0.targets = targets;
+        self
+    }
+
+    /// Sets the number of connections that are open at the same time, from 1 to a million.
+    pub fn connections(mut self, connections: usize) -> PlanBuilder {
+        self.0.connections = connections;
+        self
+    }
+
+    /// Sets the number of loops, each with a thread and a part of the connections: from 1 to 256, and
+    /// no more than there are connections.
+    pub fn threads(mut self, threads: usize) -> PlanBuilder {
+        self.0.threads = threads;
+        self
+    }
+
+    /// Sets the number of bytes of a message, from 1 to 1 GiB.
+    pub fn length(mut self, length: u64) -> PlanBuilder {
+        self.0.length = length;
+        self
+    }
+
+    /// Sets the most messages in flight on a connection, from 1 to a million.
+    pub fn pipeline(mut self, pipeline: usize) -> PlanBuilder {
+        self.0.pipeline = pipeline;
+        self
+    }
+
+    /// Sets the number of messages a second on all connections together, at least 1: an open loop.
+    /// `None` is a closed loop, as fast as it goes.
+    pub fn rate(mut self, rate: impl Into<Option<u64>>) -> PlanBuilder {
+        self.0.rate = rate.into();
+        self
+    }
+
+    /// Sets the number of new connections a second, at least 1. `None` is as fast as it goes.
+    pub fn connect_rate(mut self, connect_rate: impl Into<Option<u64>>) -> PlanBuilder {
+        self.0.connect_rate = connect_rate.into();
+        self
+    }
+
+    /// Sets whether every message has a connection of its own. The pipeline must then be 1.
+    pub fn reconnect(mut self, reconnect: bool) -> PlanBuilder {
+        self.0.reconnect = reconnect;
+        self
+    }
+
+    /// Sets whether a client shuts down its sending direction right after its last message.
+    pub fn half_close(mut self, half_close: bool) -> PlanBuilder {
+        self.0.half_close = half_close;
+        self
+    }
+
+    /// Sets the addresses to connect from, in turn. Without any, the kernel chooses, and to an IPv4
+    /// loopback target the addresses 127.0.0.x are used when ports run short.
+    pub fn source_ips(mut self, source_ips: Vec<IpAddr>) -> PlanBuilder {
+        self.0.source_ips = source_ips;
+        self
+    }
+
+    /// Sets the time at the beginning that is not measured.
+    pub fn warm_up(mut self, warm_up: Duration) -> PlanBuilder {
+        self.0.warm_up = warm_up;
+        self
+    }
+
+    /// Sets when the run ends.
+    pub fn stop(mut self, stop: Stop) -> PlanBuilder {
+        self.0.stop = stop;
+        self
+    }
+
+    /// Sets how long a connect or a message may take; after that, its connection is closed. Zero is
+    /// without limit.
+    pub fn timeout(mut self, timeout: Duration) -> PlanBuilder {
+        self.0.timeout = non_zero(timeout);
+        self
+    }
+
+    /// Sets how often the run reports what was measured so far, at least 10 ms. Zero is never.
+    pub fn interval(mut self, interval: Duration) -> PlanBuilder {
+        self.0.interval = non_zero(interval);
+        self
+    }
+
+    /// Sets how long the loops poll without sleeping after an event before they wait. Zero is never.
+    pub fn busy_poll(mut self, busy_poll: Duration) -> PlanBuilder {
+        self.0.busy_poll = non_zero(busy_poll);
+        self
+    }
+
+    /// Sets the seed of the payload, which is random otherwise.
+    pub fn seed(mut self, seed: u64) -> PlanBuilder {
+        self.0.seed = seed;
+        self
+    }
+
+    /// Checks the settings and returns the plan.
+    ///
+    /// # Errors
+    /// The first setting that is not valid.
+    pub fn build(self) -> Result<Plan, PlanError> {
+        self.check()?;
+        let targets = &self.0.targets;
+        if targets.is_empty() {
+            return Err(PlanError::Targets);
+        }
+        let target_ips = || targets.iter().filter_map(|target| Some(target.as_tcp()?.ip()));
+        let fits = |source: &IpAddr| target_ips().any(|ip| ip.is_ipv4() == source.is_ipv4());
+        match self.0.source_ips.iter().find(|source| !fits(source)) {
+            Some(&source) => Err(PlanError::SourceIp(source)),
+            None => Ok(self.0),
+        }
+    }
+
+    /// Checks all settings that can be checked without the targets, so that a caller need not resolve
+    /// a name first.
+    ///
+    /// # Errors
+    /// The first setting that is not valid.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let plan = &self.0;
+        let broken_rules = [
+            (!(1..=MAX_LENGTH).contains(&plan.length), PlanError::Length),
+            (!(1..=MAX_CONNECTIONS).contains(&plan.connections), PlanError::Connections),
+            (!(1..=MAX_PIPELINE).contains(&plan.pipeline), PlanError::Pipeline),
+            (plan.stop == Stop::After(Duration::ZERO), PlanError::Duration),
+            (plan.stop == Stop::Messages(0), PlanError::Requests),
+            (plan.reconnect && plan.pipeline > 1, PlanError::Reconnect),
+            (plan.connections.saturating_mul(plan.pipeline) > MAX_IN_FLIGHT, PlanError::InFlight),
+            (plan.interval.is_some_and(|interval| interval < MIN_INTERVAL), PlanError::Interval),
+            (!(1..=MAX_THREADS).contains(&plan.threads), PlanError::Threads),
+            (plan.threads > plan.connections, PlanError::ThreadsAndConnections),
+            (plan.rate == Some(0), PlanError::Rate),
+            (plan.connect_rate == Some(0), PlanError::ConnectRate),
+        ];
+        match broken_rules.into_iter().find(|&(is_broken, _)| is_broken) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The setting of a [`PlanBuilder`] that is not valid. The message begins with the name of the setting
+/// as `echoload` has it, without the dashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// There is no target.
+    Targets,
+    /// The length of a message is out of bounds.
+    Length,
+    /// The number of connections is out of bounds.
+    Connections,
+    /// The pipeline is out of bounds.
+    Pipeline,
+    /// All pipelines together are too large.
+    InFlight,
+    /// The run would take no time.
+    Duration,
+    /// The run would have no messages.
+    Requests,
+    /// A new connection for each message excludes a pipeline.
+    Reconnect,
+    /// The interval is too short.
+    Interval,
+    /// The number of threads is out of bounds.
+    Threads,
+    /// A thread would have no connection.
+    ThreadsAndConnections,
+    /// The rate is zero.
+    Rate,
+    /// The rate of new connections is zero.
+    ConnectRate,
+    /// No target can be reached from this address.
+    SourceIp(IpAddr),
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PlanError::Targets => "targets must have at least one address",
+            PlanError::Length => "length must be from 1 to 1GiB",
+            PlanError::Connections => "connections must be from 1 to 1M",
+            PlanError::Pipeline => "pipeline must be from 1 to 1M",
+            PlanError::InFlight => "connections times pipeline must be at most 16M",
+            PlanError::Duration => "duration must not be 0",
+            PlanError::Requests => "requests must be at least 1",
+            PlanError::Reconnect => {
+                "reconnect has one message on each connection, so pipeline must be 1"
+            }
+            PlanError::Interval => "interval must be at least 10ms, or 0 for none",
+            PlanError::Threads => "threads must be from 1 to 256",
+            PlanError::ThreadsAndConnections => "threads must not be more than connections",
+            PlanError::Rate => "rate must be at least 1",
+            PlanError::ConnectRate => "connect-rate must be at least 1",
+            PlanError::SourceIp(ip) => {
+                return write!(f, "source-ip {ip}: no address of the target is of its family");
+            }
+        })
+    }
+}
+
+impl Error for PlanError {}
+
+fn non_zero(duration: Duration) -> Option<Duration> {
+    Some(duration).filter(|duration| !duration.is_zero())
+}
+
+/// Returns a seed that differs from run to run. The keys of the hasher are random enough.
+fn random_seed() -> u64 {
+    // Nine digits are easy to type again.
+    RandomState::new().hash_one("seed") % 1_000_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder() -> PlanBuilder {
+        Plan::builder(vec![Address::Tcp(([127, 0, 0, 1], 7).into())])
+    }
+
+    #[test]
+    fn the_defaults_are_a_plan() {
+        assert!(builder().build().is_ok());
+        let optional = builder().timeout(Duration::ZERO).interval(Duration::ZERO);
+        let plan = optional.rate(1).rate(None).build().expect("a plan");
+        assert_eq!((plan.timeout, plan.interval, plan.rate), (None, None, None));
+    }
+
+    #[test]
+    fn a_plan_that_cannot_run_is_refused_and_the_setting_is_named() {
+        const MESSAGES: u64 = 1024 * 1024 * 1024;
+        let after = |time| builder().stop(Stop::After(time));
+        for (builder, error) in [
+            (builder().targets(Vec::new()), PlanError::Targets),
+            (builder().length(0), PlanError::Length),
+            (builder().length(MESSAGES + 1), PlanError::Length),
+            (builder().connections(0), PlanError::Connections),
+            (builder().connections(1_000_001), PlanError::Connections),
+            (builder().pipeline(0), PlanError::Pipeline),
+            (builder().pipeline(1_000_001), PlanError::Pipeline),
+            (builder().connections(1000).pipeline(16_001), PlanError::InFlight),
+            (after(Duration::ZERO), PlanError::Duration),
+            (builder().stop(Stop::Messages(0)), PlanError::Requests),
+            (builder().reconnect(true).pipeline(2), PlanError::Reconnect),
+            (builder().interval(Duration::from_millis(9)), PlanError::Interval),
+            (builder().threads(0), PlanError::Threads),
+            (builder().connections(1000).threads(257), PlanError::Threads),
+            (builder().connections(2).threads(5), PlanError::ThreadsAndConnections),
+            (builder().rate(0), PlanError::Rate),
+            (builder().connect_rate(0), PlanError::ConnectRate),
+            (
+                builder().source_ips(vec!["::1".parse().unwrap()]),
+                PlanError::SourceIp("::1".parse().unwrap()),
+            ),
+        ] {
+            assert_eq!(builder.build(), Err(error));
+            let name = error.to_string().split(' ').next().unwrap().to_lowercase();
+            let variant = format!("{error:?}").to_lowercase();
+            let of_variant = variant.starts_with(&name.replace('-', ""));
+            assert!(of_variant || error == PlanError::InFlight, "{variant}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_bounds_themselves_are_valid() {
+        for builder in [
+            builder().length(1).connections(1).threads(1),
+            builder().length(1024 * 1024 * 1024),
+            builder().connections(1_000_000).pipeline(16).threads(256),
+            builder().connections(1).pipeline(1_000_000),
+            builder().interval(Duration::from_millis(10)).rate(1).connect_rate(1),
+            builder().stop(Stop::Messages(1)).reconnect(true),
+            builder().source_ips(vec![[127, 0, 0, 9].into()]),
+        ] {
+            assert!(builder.clone().build().is_ok(), "{builder:?}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Times, and how they are distributed.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::load::clock::Nanos;
+
+/// The longest time that is told apart from longer ones: an hour.
+const LONGEST: Nanos = 3_600_000_000_000;
+
+/// A histogram of times in nanoseconds, to three digits, up to an hour. Its memory, about 300 KiB,
+/// does not grow with the number of times.
+#[derive(Clone)]
+pub struct Histogram(hdrhistogram::Histogram<u64>);
+
+/// One step of [`Histogram::steps`].
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// The time in nanoseconds.
+    pub value: Nanos,
+    /// The part of all times that are at most this long, from 0 to 1.
+    pub quantile: f64,
+    /// Number of times that are at most this long.
+    pub count: u64,
+}
+
+/// The figures of a histogram that a report shows, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names are the usual ones")]
+pub struct Summary {
+    pub min: f64,
+    pub mean: f64,
+    pub stdev: f64,
+    pub p50: f64,
+    pub p75: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p99_9: f64,
+    pub p99_99: f64,
+    pub max: f64,
+}
+
+impl Histogram {
+    /// Returns an empty histogram.
+    pub fn new() -> Histogram {
+        Histogram::default()
+    }
+
+    /// Adds a time. One that is longer than an hour counts as an hour.
+    #[inline]
+    pub fn record(&mut self, time: Nanos) {
+        self.0.saturating_record(time);
+    }
+
+    /// Adds all times of another histogram.
+    pub fn add(&mut self, other: &Histogram) {
+        self.0 += &other.0;
+    }
+
+    /// Removes the times of another histogram.
+    ///
+    /// # Panics
+    /// A time of the other histogram is not in this one.
+    pub fn subtract(&mut self, other: &Histogram) {
+        self.0.subtract(&other.0).expect("every time is in both histograms");
+    }
+
+    /// Returns the number of times.
+    pub fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// Returns whether no time was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the shortest time.
+    pub fn min(&self) -> Nanos {
+        self.0.min()
+    }
+
+    /// Returns the longest time.
+    pub fn max(&self) -> Nanos {
+        self.0.max()
+    }
+
+    /// Returns the mean, in nanoseconds.
+    pub fn mean(&self) -> f64 {
+        self.0.mean()
+    }
+
+    /// Returns the standard deviation, in nanoseconds.
+    pub fn stdev(&self) -> f64 {
+        self.0.stdev()
+    }
+
+    /// Returns the time that a part of all times, from 0 to 1, do not exceed.
+    pub fn quantile(&self, part: f64) -> Nanos {
+        self.0.value_at_quantile(part)
+    }
+
+    /// Returns the distribution in steps, five for each halving of the part that is left.
+    pub fn steps(&self) -> impl Iterator<Item = Step> {
+        let mut count = 0;
+        self.0.iter_quantiles(5).map(move |step| {
+            count += step.count_since_last_iteration();
+            Step { value: step.value_iterated_to(), quantile: step.quantile_iterated_to(), count }
+        })
+    }
+
+    /// Returns the figures for a report.
+    pub fn summary(&self) -> Summary {
+        let at = |part| micros(self.quantile(part));
+        Summary {
+            min: micros(self.min()),
+            mean: self.mean() / 1e3,
+            stdev: self.stdev() / 1e3,
+            p50: at(0.5),
+            p75: at(0.75),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            p99_99: at(0.9999),
+            max: micros(self.max()),
+        }
+    }
+}
+
+impl Default for Histogram {
+    fn default() -> Histogram {
+        let histogram = hdrhistogram::Histogram::new_with_bounds(1, LONGEST, 3);
+        Histogram(histogram.expect("the bounds are in order"))
+    }
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut histogram = f.debug_struct("Histogram");
+        histogram.field("len", &self.len()).field("min", &self.min()).field("max", &self.max());
+        histogram.finish_non_exhaustive()
+    }
+}
+
+/// Returns a time in microseconds.
+pub(crate) fn micros(time: Nanos) -> f64 {
+    time as f64 / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(times: impl Iterator<Item = Nanos>) -> Histogram {
+        let mut histogram = Histogram::new();
+        times.for_each(|time| histogram.record(time));
+        histogram
+    }
+
+    #[test]
+    fn a_sum_is_the_histogram_of_all_times_and_a_difference_takes_them_out_again() {
+        let (odd, even) = (of((1..1000).step_by(2)), of((0..1000).step_by(2)));
+        let mut all = odd.clone();
+        all.add(&even);
+        assert_eq!(all.summary(), of(0..1000).summary());
+        assert_eq!(all.len(), odd.len() + even.len());
+        all.subtract(&even);
+        assert_eq!(all.summary(), odd.summary());
+    }
+
+    #[test]
+    fn steps_count_every_time() {
+        let histogram = of(1..=1000);
+        let steps: Vec<Step> = histogram.steps().collect();
+        assert!(steps.is_sorted_by(|a, b| a.value <= b.value && a.count <= b.count));
+        let last = steps.last().expect("a step");
+        assert_eq!((last.count, last.value), (1000, 1000));
+    }
+
+    #[test]
+    fn a_time_beyond_an_hour_is_an_hour() {
+        let histogram = of([LONGEST * 2].into_iter());
+        assert!(histogram.max() >= LONGEST && histogram.max() < LONGEST / 100 * 101);
+    }
+}

@@ -1,0 +1,223 @@
+//! The writer of JSON, and of newline-delimited JSON.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::load::plan::{Plan, Stop};
+use crate::load::results::histogram::{Summary, micros};
+use crate::load::results::report::{Report, Verdict};
+use crate::load::results::series::Interval;
+use crate::load::results::statistics::Corruption;
+
+/// Writes a report as one line.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
+    line(out, &Document::new(report))
+}
+
+/// Writes an interval as one line, for newline-delimited JSON.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_interval(out: &mut impl Write, interval: &Interval) -> io::Result<()> {
+    line(
+        out,
+        &IntervalLine {
+            elapsed_s: interval.elapsed.as_secs_f64(),
+            for_s: interval.length.as_secs_f64(),
+            messages_per_s: interval.rate(),
+            connections: interval.connections,
+            errors: interval.errors,
+            latency_us: interval.latency,
+        },
+    )
+}
+
+/// Each line is flushed, so that a reader that follows a file sees it at once.
+fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    writeln!(out)?;
+    out.flush()
+}
+
+/// The keys in their documented order. Times have their unit in the name of the key.
+#[derive(Serialize)]
+struct Document<'a> {
+    version: u32,
+    target: &'a str,
+    parameters: Parameters<'a>,
+    elapsed_s: f64,
+    connections: Connections,
+    messages: Messages,
+    throughput: Throughput,
+    latency_us: Summary,
+    service_us: Summary,
+    connect_us: Summary,
+    per_connection: PerConnection,
+    generator: Generator,
+    errors: &'a BTreeMap<String, u64>,
+    first_corrupt: Option<FirstCorrupt>,
+    thresholds: Vec<String>,
+    verdict: Verdict,
+}
+
+#[derive(Serialize)]
+struct Parameters<'a> {
+    connections: usize,
+    threads: usize,
+    length: u64,
+    pipeline: usize,
+    rate: Option<u64>,
+    connect_rate: Option<u64>,
+    reconnect: bool,
+    half_close: bool,
+    duration_s: Option<f64>,
+    requests: Option<u64>,
+    warm_up_s: f64,
+    timeout_s: Option<f64>,
+    source_ips: &'a [IpAddr],
+    busy_poll_s: Option<f64>,
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct Connections {
+    requested: usize,
+    established: u64,
+    failed: u64,
+    lost: u64,
+}
+
+#[derive(Serialize)]
+struct Messages {
+    sent: u64,
+    echoed: u64,
+    corrupt: u64,
+    timed_out: u64,
+    lost: u64,
+}
+
+#[derive(Serialize)]
+struct Throughput {
+    messages_per_s: f64,
+    bytes_per_s: f64,
+}
+
+#[derive(Serialize)]
+struct PerConnection {
+    min_messages: u64,
+    max_messages: u64,
+}
+
+#[derive(Serialize)]
+struct Generator {
+    cpu: f64,
+    demand: f64,
+    schedule_lag_us_max: f64,
+    limited: bool,
+}
+
+#[derive(Serialize)]
+struct FirstCorrupt {
+    connection: usize,
+    offset: u64,
+    what: String,
+}
+
+#[derive(Serialize)]
+struct IntervalLine {
+    elapsed_s: f64,
+    for_s: f64,
+    messages_per_s: f64,
+    connections: usize,
+    errors: u64,
+    latency_us: Option<Summary>,
+}
+
+impl<'a> Document<'a> {
+    fn new(report: &Report<'a>) -> Document<'a> {
+        let results = report.results;
+        let (messages, connections) = (results.messages, results.connections);
+        let messages_per_s = results.rate();
+        Document {
+            version: 1,
+            target: report.target,
+            parameters: Parameters::new(&results.plan),
+            elapsed_s: results.elapsed.as_secs_f64(),
+            connections: Connections {
+                requested: results.plan.connections,
+                established: connections.established,
+                failed: connections.failed,
+                lost: connections.lost,
+            },
+            messages: Messages {
+                sent: messages.sent,
+                echoed: messages.echoed,
+                corrupt: messages.corrupt,
+                timed_out: messages.timed_out,
+                lost: messages.lost,
+            },
+            throughput: Throughput {
+                messages_per_s,
+                bytes_per_s: messages_per_s * results.plan.length as f64,
+            },
+            latency_us: results.latency.summary(),
+            service_us: results.service.summary(),
+            connect_us: results.connect.summary(),
+            per_connection: PerConnection {
+                min_messages: results.by_connection.iter().min().copied().unwrap_or(0),
+                max_messages: results.by_connection.iter().max().copied().unwrap_or(0),
+            },
+            generator: Generator {
+                cpu: results.generator.cpu,
+                demand: results.generator.demand,
+                schedule_lag_us_max: micros(results.generator.lag.max),
+                limited: results.is_limited(),
+            },
+            errors: &results.errors,
+            first_corrupt: results.first_corruption.map(FirstCorrupt::from),
+            thresholds: report.crossed().map(ToString::to_string).collect(),
+            verdict: report.verdict(),
+        }
+    }
+}
+
+impl Parameters<'_> {
+    fn new(plan: &Plan) -> Parameters<'_> {
+        let (duration, requests) = match plan.stop {
+            Stop::After(duration) => (Some(duration), None),
+            Stop::Messages(n) => (None, Some(n)),
+        };
+        let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
+        Parameters {
+            connections: plan.connections,
+            threads: plan.threads,
+            length: plan.length,
+            pipeline: plan.pipeline,
+            rate: plan.rate,
+            connect_rate: plan.connect_rate,
+            reconnect: plan.reconnect,
+            half_close: plan.half_close,
+            duration_s: seconds(duration),
+            requests,
+            warm_up_s: plan.warm_up.as_secs_f64(),
+            timeout_s: seconds(plan.timeout),
+            source_ips: &plan.source_ips,
+            busy_poll_s: seconds(plan.busy_poll),
+            seed: plan.seed,
+        }
+    }
+}
+
+impl From<Corruption> for FirstCorrupt {
+    fn from(first: Corruption) -> FirstCorrupt {
+        let Corruption { connection, offset, fault } = first;
+        FirstCorrupt { connection, offset, what: fault.to_string() }
+    }
+}

@@ -1,0 +1,159 @@
+//! From a plan to results: one thread a loop, and their intervals as they come.
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::load::coordination::Coordination;
+use crate::load::payload::Payload;
+use crate::load::plan::Plan;
+use crate::load::results::series::{Interval, Series, Snapshot};
+use crate::load::results::statistics::Statistics;
+use crate::load::results::{Generator, Results};
+use crate::load::worker::connections::Connections;
+use crate::load::worker::event_loop::{self, Finished, Worker};
+use crate::load::worker::reporter::Reporter;
+use crate::load::worker::usage::Usage;
+use crate::net::wait::Wait;
+
+/// Number of snapshots of a loop that may wait to be read.
+const SNAPSHOTS: usize = 16;
+
+/// A run that is ready to begin.
+pub struct Run {
+    plan: Plan,
+    workers: Vec<Worker>,
+    coordination: Arc<Coordination>,
+    snapshots: Receiver<Snapshot>,
+}
+
+/// Ends a run early, from any thread.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<Coordination>);
+
+impl Stopper {
+    /// Ends the run. Its results are those of the time until now, and are marked as interrupted.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+}
+
+impl Run {
+    /// Makes the loops. No connection is made before [`run`](Run::run).
+    ///
+    /// # Errors
+    /// No file descriptors are left.
+    pub fn new(plan: &Plan) -> io::Result<Run> {
+        let waits = (0..plan.threads).map(|_| Wait::new(plan.busy_poll));
+        let waits = waits.collect::<io::Result<Vec<_>>>()?;
+        let wakers = waits.iter().map(event_loop::waker).collect::<io::Result<_>>()?;
+        let coordination = Arc::new(Coordination::new(wakers));
+        let payload = Arc::new(Payload::new(plan.seed));
+        let (sender, snapshots) = mpsc::sync_channel(SNAPSHOTS * plan.threads);
+        let worker = |(thread, wait)| {
+            let (clock, payload) = (coordination.clock, Arc::clone(&payload));
+            let connections = Connections::new(plan, thread, clock, payload);
+            let reporter = Reporter::new(thread, plan.interval, sender.clone());
+            Worker::new(wait, Arc::clone(&coordination), connections, reporter)
+        };
+        let workers = waits.into_iter().enumerate().map(worker).collect::<io::Result<_>>()?;
+        Ok(Run { plan: plan.clone(), workers, coordination, snapshots })
+    }
+
+    /// Returns a handle that ends the run early.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.coordination))
+    }
+
+    /// Runs to the end. `observe` is called with each interval when it is over, on this thread. If it is
+    /// slow, intervals become longer, and the load goes on.
+    ///
+    /// # Errors
+    /// A thread could not be started, or a poll failed. What fails on one connection is part of the
+    /// results.
+    pub fn run(mut self, mut observe: impl FnMut(&Interval)) -> io::Result<Results> {
+        let workers = mem::take(&mut self.workers);
+        let mut series = Series::new(workers.len());
+        let threads: Vec<_> = workers.into_iter().map(|worker| self.start(worker)).collect();
+        let mut intervals = Vec::new();
+        // The channel ends when all loops have ended.
+        for snapshot in &self.snapshots {
+            if let Some(interval) = series.add(snapshot) {
+                observe(&interval);
+                intervals.push(interval);
+            }
+        }
+        let finished = threads.into_iter().map(|thread| match thread?.join() {
+            Ok(finished) => finished,
+            Err(_) => Err(io::Error::other("a loop panicked")),
+        });
+        let finished = finished.collect::<io::Result<_>>()?;
+        Ok(Results { intervals, ..self.results(finished) })
+    }
+
+    fn start(&self, worker: Worker) -> io::Result<JoinHandle<io::Result<Finished>>> {
+        let guard = StopUnlessFinished { stopper: self.stopper(), finished: false };
+        thread::Builder::new().name("load".into()).spawn(move || {
+            let finished = worker.run()?;
+            guard.finish();
+            Ok(finished)
+        })
+    }
+
+    fn results(self, finished: Vec<Finished>) -> Results {
+        let interrupted = self.coordination.is_stopped();
+        let until = finished.iter().map(|loop_| loop_.until).max().unwrap_or(0);
+        let mut sum = Statistics::default();
+        let (mut usage, mut demand) = (Usage::default(), 0.0_f64);
+        let (mut elapsed, mut by_connection) = (Duration::ZERO, Vec::new());
+        for Finished { mut workload, usage: used, .. } in finished {
+            if let Some(start) = self.coordination.start() {
+                // A loop whose connects all failed can have ended before the start.
+                workload.begin(start);
+                elapsed = Duration::from_nanos(until.saturating_sub(workload.measured_from()));
+            }
+            let (statistics, echoed) = workload.finish(until, interrupted);
+            sum.add(&statistics);
+            by_connection.extend(echoed);
+            demand = demand.max(used.demand());
+            usage = usage + used;
+        }
+        let cpu = usage.cpu.as_secs_f64() / usage.wall.as_secs_f64().max(f64::MIN_POSITIVE);
+        let generator = Generator { cpu, demand, lag: sum.lag };
+        let results = Results::new(self.plan, sum);
+        let results = Results { elapsed, interrupted, by_connection, generator, ..results };
+        debug_assert!(results.is_complete(), "messages are missing: {:?}", results.messages);
+        results
+    }
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+/// Stops the other loops if one is not started, fails or panics: they would wait for it at the start.
+#[derive(Debug)]
+struct StopUnlessFinished {
+    stopper: Stopper,
+    finished: bool,
+}
+
+impl StopUnlessFinished {
+    fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for StopUnlessFinished {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.stopper.stop();
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Begins connects: in order, at a rate, and not too many at the same time.
+
+use std::io::{self, ErrorKind};
+use std::time::Instant;
+
+use mio::{Registry, Token};
+
+use crate::load::client::Client;
+use crate::load::messages::Load;
+use crate::load::worker::connections::Connections;
+use crate::load::worker::slots::Stage;
+use crate::net::deadline::after;
+use crate::net::ready;
+
+/// Most connects of a loop that are not complete. More would overflow the backlog of the server, and a
+/// connect that is dropped there waits for a second before its next try.
+const MAX_CONNECTING: usize = 128;
+
+impl Connections {
+    /// Returns whether no connection is made or waits to be made.
+    pub(super) fn are_all_made(&self) -> bool {
+        self.connect_queue.is_empty() && self.workload.slots.connecting == 0
+    }
+
+    /// Returns when the next connect may be begun. `at_rate`: at the rate of the plan, if it has one.
+    pub(super) fn next_connect(&self, at_rate: bool) -> Option<Instant> {
+        if self.connect_queue.is_empty() || self.workload.slots.connecting >= MAX_CONNECTING {
+            return None;
+        }
+        if let Some(retry_at) = self.connect_queue.retry_at() {
+            return Some(retry_at);
+        }
+        match self.connect_queue.next_offset().filter(|_| at_rate) {
+            Some(offset) => {
+                let at = self.workload.schedule.start()?.saturating_add(offset);
+                Some(self.workload.instant(at))
+            }
+            None => Some(self.now.instant),
+        }
+    }
+
+    /// Begins all connects that may be begun now.
+    pub(super) fn connect_due(&mut self, registry: &Registry, at_rate: bool) {
+        while self.next_connect(at_rate).is_some_and(|at| at <= self.now.instant) {
+            let Some(slot) = self.connect_queue.pop() else { break };
+            let now = self.workload.now();
+            self.workload.skip_past(slot, now);
+            if !self.reconnect && self.workload.is_over(slot, now) {
+                self.workload.slots.retire(slot);
+                continue;
+            }
+            self.try_connect(registry, slot);
+        }
+    }
+
+    fn try_connect(&mut self, registry: &Registry, slot: usize) {
+        let connected = self.connect(registry, slot);
+        let is_full = matches!(&connected, Err(e) if e.kind() == ErrorKind::WouldBlock);
+        let (now, timeout) = (self.now.instant, self.timeout);
+        if is_full && self.connect_queue.wait_for_backlog(slot, now, timeout) {
+            return;
+        }
+        self.connect_queue.begun(is_full);
+        match connected {
+            Ok(()) => {}
+            Err(e)
+                if e.kind() == ErrorKind::AddrNotAvailable && self.connector.use_next_source() =>
+            {
+                self.workload.slots.get_mut(slot).stage = Stage::Idle;
+                self.queue(slot);
+            }
+            Err(e) => self.not_connected(slot, &e),
+        }
+    }
+
+    fn connect(&mut self, registry: &Registry, slot: usize) -> io::Result<()> {
+        let state = *self.workload.slots.get(slot);
+        debug_assert_eq!(state.stage, Stage::Queued);
+        let begun = self.workload.now();
+        let number = self.connect_queue.next_number();
+        let target = state.failed_connects % self.connector.targets();
+        let mut stream = self.connector.connect(target, number)?;
+        let entry = self.clients.vacant_entry();
+        let key = entry.key();
+        registry.register(&mut stream, Token(key), ready::interest())?;
+        // Every connection has its own stream of bytes, the later ones of a slot too.
+        let (options, payload) = (&self.context.options, self.context.payload.key(number));
+        let client = Client::new(stream, slot, payload, options, begun);
+        entry.insert(match state.message {
+            Some(due) => client.for_one(due, options),
+            None => client,
+        });
+        self.workload.slots.get_mut(slot).stage = Stage::InUse(key);
+        self.workload.slots.connecting += 1;
+        self.deadlines.schedule(key, after(self.now.instant, self.timeout));
+        Ok(())
+    }
+}
