@@ -11,10 +11,10 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use Action::{Close, Due, Echo, Hint, Stop, Surplus, Take, Turn};
-use echoloop::load::client::{Client, ConnectingStream, Failure};
+use echoloop::load::client::{Client, ConnectingStream};
 use echoloop::load::clock::Nanos;
 use echoloop::load::context::{ClientOptions, Context};
-use echoloop::load::messages::{InFlight, Load, Next};
+use echoloop::load::messages::{Failure, InFlight, Load, Next};
 use echoloop::load::payload::{Cursor, Payload};
 use echoloop::net::nonblocking::Stream;
 use echoloop::net::ready::{Progress, Readiness};
@@ -406,7 +406,7 @@ impl<const SHORT: bool> Model<SHORT> {
         }));
         let socket = Socket(Rc::clone(&world));
         let key = CONTEXT.with_borrow(|context| context.payload.key(0));
-        let client = Client::new(socket, 3, key, &setup.options, 0);
+        let client = Client::new(socket, 3, key, 0);
         Model { world, client, queued: false, outcome: None }
     }
 
@@ -705,7 +705,7 @@ fn a_connection_for_one_message_sends_it_and_ends() {
         let mut model = Model::<true>::new(setup);
         let key = model.client.received().key();
         let socket = Socket(Rc::clone(&model.world));
-        model.client = Client::new(socket, 3, key, &setup.options, 0).for_one(1, &setup.options);
+        model.client = Client::new(socket, 3, key, 0).for_one(1, &setup.options);
         {
             let mut world = model.world();
             world.messages.push(None);

@@ -18,13 +18,13 @@
 //! receives at the same time. A message may be larger than all the buffers on its way, and a client
 //! that sent all of it before it received would wait for ever.
 
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 
 use crate::load::clock::Nanos;
-use crate::load::context::{CHUNK, ClientOptions, Context};
-use crate::load::messages::{InFlight, Load, Next};
+use crate::load::context::{ClientOptions, Context};
+use crate::load::messages::{Failure, InFlight, Load, Next};
 use crate::load::payload::{Cursor, Key};
+use crate::load::pipeline::Pipeline;
 use crate::net::nonblocking::{Received, Sent, Stream};
 use crate::net::ready::{Latched, Progress, Readiness};
 
@@ -36,17 +36,6 @@ pub trait ConnectingStream: Stream {
     /// # Errors
     /// The connect failed.
     fn is_connected(&self) -> io::Result<bool>;
-}
-
-/// Why a client ended early.
-#[derive(Debug)]
-pub enum Failure {
-    /// The connection was never established.
-    Connect(io::Error),
-    /// The connection ended before everything came back.
-    Lost(io::Error),
-    /// Wrong bytes came back. These bytes follow the place [`received`](Client::received).
-    Corrupt(Vec<u8>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,15 +53,7 @@ pub struct Client<S> {
     slot: usize,
     /// Whether no message follows those in flight.
     is_last: bool,
-    /// Number of messages that came back.
-    echoed: u64,
-    /// Messages in flight, oldest first.
-    in_flight: VecDeque<InFlight>,
-    /// Number of their bytes that the kernel has not taken yet.
-    unsent: u64,
-    /// How much of the stream the kernel has taken, and how much has come back.
-    sent: Cursor,
-    received: Cursor,
+    pipeline: Pipeline,
     /// When bytes last came; before that, when the connection was established, or when its connect
     /// was begun.
     last_progress: Nanos,
@@ -81,17 +62,13 @@ pub struct Client<S> {
 impl<S: ConnectingStream> Client<S> {
     /// Returns a client whose connect was begun at `now`. `slot` is the number of its slot in its
     /// loop, `key` selects its stream of bytes.
-    pub fn new(stream: S, slot: usize, key: Key, options: &ClientOptions, now: Nanos) -> Client<S> {
+    pub fn new(stream: S, slot: usize, key: Key, now: Nanos) -> Client<S> {
         Client {
             socket: Latched::new(stream),
             state: State::Connecting,
             slot,
             is_last: false,
-            echoed: 0,
-            in_flight: VecDeque::with_capacity(options.pipeline),
-            unsent: 0,
-            sent: Cursor::new(key),
-            received: Cursor::new(key),
+            pipeline: Pipeline::new(key),
             last_progress: now,
         }
     }
@@ -99,8 +76,7 @@ impl<S: ConnectingStream> Client<S> {
     /// Makes it a client for a single message, which was due at `due`.
     #[must_use]
     pub fn for_one(mut self, due: Nanos, options: &ClientOptions) -> Client<S> {
-        self.in_flight.push_back(InFlight { due, sent: self.last_progress });
-        self.unsent = options.length;
+        self.pipeline.start(due, self.last_progress, options.length);
         self.is_last = true;
         self
     }
@@ -112,17 +88,17 @@ impl<S: ConnectingStream> Client<S> {
 
     /// Returns the number of messages that came back, measured or not.
     pub fn echoed(&self) -> u64 {
-        self.echoed
+        self.pipeline.echoed
     }
 
     /// Returns the place in its stream up to which the bytes have come back.
     pub fn received(&self) -> Cursor {
-        self.received
+        self.pipeline.received
     }
 
     /// Returns the number of bytes that the kernel has taken. No more than this can come back.
     pub fn sent(&self) -> u64 {
-        self.sent.offset()
+        self.pipeline.sent.offset()
     }
 
     /// Returns whether the connect is not complete.
@@ -133,7 +109,7 @@ impl<S: ConnectingStream> Client<S> {
     /// Returns since when it has waited for the peer: for the connection, for a message, or for the
     /// end of stream.
     pub fn waiting_since(&self) -> Option<Nanos> {
-        match self.in_flight.front() {
+        match self.pipeline.in_flight.front() {
             Some(message) => Some(message.sent),
             None => (self.state != State::Open).then_some(self.last_progress),
         }
@@ -141,7 +117,7 @@ impl<S: ConnectingStream> Client<S> {
 
     /// Returns the messages in flight, oldest first.
     pub fn in_flight(&self) -> impl Iterator<Item = &InFlight> {
-        self.in_flight.iter()
+        self.pipeline.in_flight.iter()
     }
 
     /// Latches the readiness of an event; see [`Latched::latch`].
@@ -156,7 +132,7 @@ impl<S: ConnectingStream> Client<S> {
     }
 
     fn may_send(&self) -> bool {
-        self.unsent > 0 && self.socket.is_writable()
+        self.pipeline.unsent > 0 && self.socket.is_writable()
     }
 
     /// Makes at most one call in each direction, so that no client keeps the others waiting.
@@ -198,13 +174,14 @@ impl<S: ConnectingStream> Client<S> {
             }
         }
         if self.may_send() {
-            self.update_sent(context.options.length, now);
+            self.pipeline.update_sent(context.options.length, now);
         }
         self.start_messages(&context.options, load, now);
         if self.may_send() {
             self.send(context).map_err(Failure::Lost)?;
         }
-        debug_assert!(self.is_consistent(&context.options));
+        debug_assert!(self.pipeline.is_consistent(&context.options));
+        debug_assert!(self.state != State::HalfClosed || self.is_last && self.pipeline.unsent == 0);
         if self.is_last {
             return self.conclude(&context.options);
         }
@@ -215,25 +192,15 @@ impl<S: ConnectingStream> Client<S> {
         if self.is_runnable() { Progress::Again } else { Progress::Blocked }
     }
 
-    /// What holds between the fields after every drive.
-    fn is_consistent(&self, options: &ClientOptions) -> bool {
-        let started = (self.echoed + self.in_flight.len() as u64) * options.length;
-        let ended = self.is_last && self.unsent == 0;
-        self.in_flight.len() <= options.pipeline
-            && self.sent.offset() + self.unsent == started
-            && self.received.offset() <= self.sent.offset()
-            && (self.state != State::HalfClosed || ended)
-    }
-
     /// No message follows those in flight.
     #[cold]
     fn conclude(&mut self, options: &ClientOptions) -> Result<Progress, Failure> {
         if options.half_close {
-            if self.state == State::Open && self.unsent == 0 {
+            if self.state == State::Open && self.pipeline.unsent == 0 {
                 self.socket.stream().shutdown_write().map_err(Failure::Lost)?;
                 self.state = State::HalfClosed;
             }
-        } else if self.in_flight.is_empty() && !self.socket.is_readable() {
+        } else if self.pipeline.in_flight.is_empty() && !self.socket.is_readable() {
             return Ok(Progress::Done);
         }
         Ok(self.progress())
@@ -241,7 +208,7 @@ impl<S: ConnectingStream> Client<S> {
 
     #[cold]
     fn end_of_stream(&self) -> Result<Progress, Failure> {
-        if self.is_last && self.in_flight.is_empty() {
+        if self.is_last && self.pipeline.in_flight.is_empty() {
             return Ok(Progress::Done);
         }
         Err(Failure::Lost(ErrorKind::UnexpectedEof.into()))
@@ -269,8 +236,7 @@ impl<S: ConnectingStream> Client<S> {
         while self.has_room(options) {
             match load.next(self.slot, now) {
                 Next::Due(due) => {
-                    self.in_flight.push_back(InFlight { due, sent: now });
-                    self.unsent += options.length;
+                    self.pipeline.start(due, now, options.length);
                 }
                 Next::NotYet => break,
                 Next::Never => self.is_last = true,
@@ -290,26 +256,15 @@ impl<S: ConnectingStream> Client<S> {
     }
 
     fn has_room(&self, options: &ClientOptions) -> bool {
-        !self.is_last && self.in_flight.len() < options.pipeline
+        !self.is_last && self.pipeline.in_flight.len() < options.pipeline
     }
 
     fn send(&mut self, context: &mut Context) -> io::Result<()> {
-        let length = self.unsent.min(CHUNK as u64) as usize;
-        let bytes = context.payload.bytes(self.sent, length, &mut context.chunk);
+        let bytes = self.pipeline.next_bytes(&context.payload, &mut context.chunk);
         if let Sent::Bytes(n) = self.socket.send(bytes)? {
-            self.sent.advance(n);
-            self.unsent -= n as u64;
+            self.pipeline.advance_sent(n);
         }
         Ok(())
-    }
-
-    /// Messages of which no byte was sent yet are sent now, not when they were started.
-    #[cold]
-    fn update_sent(&mut self, length: u64, now: Nanos) {
-        let begun = self.sent.offset().div_ceil(length) - self.echoed;
-        for message in self.in_flight.range_mut(begun as usize..) {
-            message.sent = now;
-        }
     }
 
     /// Checks the `n` bytes in the buffer, and counts the messages that are complete.
@@ -322,14 +277,8 @@ impl<S: ConnectingStream> Client<S> {
     ) -> Result<(), Failure> {
         self.last_progress = now;
         let got = &context.chunk[..n];
-        let outstanding = self.sent.offset() - self.received.offset();
-        let expected = &got[..outstanding.min(n as u64) as usize];
-        let right = context.payload.count_right(self.received, expected);
-        self.received.advance(right);
-        while (self.echoed + 1) * context.options.length <= self.received.offset()
-            && let Some(message) = self.in_flight.pop_front()
-        {
-            self.echoed += 1;
+        let right = self.pipeline.take(&context.payload, got);
+        while let Some(message) = self.pipeline.pop_whole(context.options.length) {
             load.echoed(message, now);
         }
         if right < n { Err(corrupt(&got[right..])) } else { Ok(()) }

@@ -1,5 +1,7 @@
 //! What a client asks of the load that it is part of, and what it reports.
 
+use std::io;
+
 use crate::load::clock::Nanos;
 
 /// Supplies a client with messages and takes its results.
@@ -39,4 +41,15 @@ pub struct InFlight {
     pub due: Nanos,
     /// The time when its first byte was sent; until then, the time when it was started.
     pub sent: Nanos,
+}
+
+/// Why a client ended early.
+#[derive(Debug)]
+pub enum Failure {
+    /// The connection was never established.
+    Connect(io::Error),
+    /// The connection ended before everything came back.
+    Lost(io::Error),
+    /// Wrong bytes came back. These bytes follow the place [`received`](crate::load::client::Client::received).
+    Corrupt(Vec<u8>),
 }

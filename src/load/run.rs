@@ -157,3 +157,74 @@ impl Drop for StopUnlessFinished {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::load::plan::{PlanBuilder, Stop};
+    use crate::net::endpoint::Address;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A plan for an echo server in blocking threads.
+    fn plan() -> PlanBuilder {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("an address");
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("accept");
+                thread::spawn(move || io::copy(&mut stream.try_clone()?, &mut stream));
+            }
+        });
+        Plan::builder(vec![Address::Tcp(address)]).connections(4).threads(2)
+    }
+
+    #[test]
+    fn the_intervals_add_up_to_the_results() {
+        for stop in [Stop::Messages(5000), Stop::After(Duration::from_millis(100))] {
+            let plan = plan().stop(stop).interval(Duration::from_millis(10)).build().unwrap();
+            let mut observed = Vec::new();
+            let run = Run::new(&plan).expect("a run");
+            let results = run.run(|interval| observed.push(interval.clone())).expect("results");
+            assert_eq!(results.intervals, observed);
+            assert_eq!(observed.iter().map(|i| i.echoed).sum::<u64>(), results.messages.echoed);
+            let length: Duration = observed.iter().map(|i| i.length).sum();
+            assert_eq!(Some(length), observed.last().map(|i| i.elapsed));
+            assert_eq!(results.by_connection.iter().sum::<u64>(), results.messages.echoed);
+            assert_eq!(results.latency.len(), results.messages.echoed);
+            assert!(!results.interrupted && results.is_complete());
+        }
+    }
+
+    #[test]
+    fn a_stopper_ends_a_run_early_from_another_thread() {
+        let interval = Duration::from_millis(10);
+        for plan in [plan(), plan().rate(100), plan().reconnect(true)] {
+            let plan = plan.stop(Stop::After(LONG)).interval(interval).build().unwrap();
+            let (run, begun) = (Run::new(&plan).expect("a run"), Instant::now());
+            let stopper = run.stopper();
+            let results = run.run(|interval| {
+                if interval.echoed > 0 {
+                    let stopper = stopper.clone();
+                    thread::spawn(move || stopper.stop());
+                }
+            });
+            let results = results.expect("results");
+            assert!(results.interrupted && results.messages.echoed > 0);
+            assert!(begun.elapsed() < LONG / 2);
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_stopped_before_it_began_has_results_too() {
+        let run = Run::new(&plan().build().unwrap()).expect("a run");
+        run.stopper().stop();
+        let results = run.run(|_| ()).expect("results");
+        assert!(results.interrupted);
+        assert_eq!((results.messages.sent, results.elapsed), (0, Duration::ZERO));
+    }
+}

@@ -1,16 +1,11 @@
 //! When each message of a loop is due.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use crate::load::clock::Nanos;
+use crate::load::due_times::{ENDLESS, OpenLoop, due, due_before, nanos};
 use crate::load::messages::Next;
 use crate::load::plan::{Plan, Stop};
-
-const SECOND: u64 = 1_000_000_000;
-
-/// More than any run has, of anything.
-const ENDLESS: u64 = u64::MAX;
 
 /// The schedule of the messages of one loop.
 ///
@@ -52,23 +47,6 @@ struct ClosedLoop {
     quota: u64,
     /// When a message can start at once and is measured; empty where that needs a closer look.
     immediate: Range<Nanos>,
-}
-
-#[derive(Debug)]
-struct OpenLoop {
-    /// Messages a second of the whole run.
-    rate: u64,
-    /// Number of messages of the whole run.
-    messages: u64,
-    /// Number of connections of the whole run.
-    connections: u64,
-    /// Whether a connection stays until the end even if it has no more messages.
-    stays: bool,
-    /// Number of connections of this loop.
-    slots: usize,
-    /// The next message of this loop: message number `round` of the connection in `slot`.
-    round: u64,
-    slot: usize,
 }
 
 /// What the schedule keeps of one connection.
@@ -284,10 +262,7 @@ impl Schedule {
     /// Open loop: moves on to the message after the next one.
     pub fn advance(&mut self) {
         if let Some(open) = &mut self.open {
-            open.slot += 1;
-            if open.slot == open.slots {
-                (open.slot, open.round) = (0, open.round + 1);
-            }
+            open.advance();
         }
     }
 
@@ -301,42 +276,14 @@ impl Schedule {
     /// Returns the number of messages of a connection that are due before a time.
     fn rounds(&self, number: u64, at: Nanos) -> u64 {
         let (Some(start), Some(open)) = (self.period.start, &self.open) else { return 0 };
-        let due = due_before(at.saturating_sub(start), open.rate).min(open.messages);
-        due.saturating_sub(number).div_ceil(open.connections)
+        open.rounds(number, at.saturating_sub(start))
     }
-}
-
-impl OpenLoop {
-    /// Returns the number, in the whole run, of a message of the connection with this number.
-    fn message(&self, connection: u64, round: u64) -> u64 {
-        round * self.connections + connection
-    }
-
-    fn due(&self, connection: u64, round: u64) -> Nanos {
-        due(self.message(connection, round), self.rate)
-    }
-}
-
-/// Returns when a message of the whole run is due after the start. Integers give every second exactly
-/// as many messages as were asked for, at any rate.
-fn due(number: u64, rate: u64) -> Nanos {
-    let part = (number % rate).saturating_mul(SECOND) / rate;
-    (number / rate).saturating_mul(SECOND).saturating_add(part)
-}
-
-/// Returns the number of messages of the whole run that are due before a time.
-fn due_before(after_start: Nanos, rate: u64) -> u64 {
-    let messages = (u128::from(after_start) * u128::from(rate)).div_ceil(SECOND.into());
-    messages.try_into().unwrap_or(ENDLESS)
-}
-
-/// Returns a duration in nanoseconds. A duration of centuries is as good as endless.
-fn nanos(duration: Duration) -> Nanos {
-    Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX / 4)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::net::endpoint::Address;
 
@@ -385,17 +332,6 @@ mod tests {
             for n in [1, 2, 99, 1801] {
                 assert_eq!(count(&plan(rate, 0, Stop::Messages(n))), (n, n));
                 assert_eq!(count(&plan(rate, 1, Stop::Messages(n))), (n + rate, n));
-            }
-        }
-    }
-
-    #[test]
-    fn a_message_that_is_due_was_not_due_before() {
-        for rate in [1, 3, 1800, 65_537, 999_999_937] {
-            for number in [0, 1, 2, 999, 1_000_003, 7_777_777_777] {
-                let due = due(number, rate);
-                assert_eq!(due_before(due, rate), number, "message {number} of {rate}/s");
-                assert_eq!(due_before(due + 1, rate), number + 1, "message {number} of {rate}/s");
             }
         }
     }

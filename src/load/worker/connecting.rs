@@ -85,7 +85,7 @@ impl Connections {
         registry.register(&mut stream, Token(key), ready::interest())?;
         // Every connection has its own stream of bytes, the later ones of a slot too.
         let (options, payload) = (&self.context.options, self.context.payload.key(number));
-        let client = Client::new(stream, slot, payload, options, begun);
+        let client = Client::new(stream, slot, payload, begun);
         entry.insert(match state.message {
             Some(due) => client.for_one(due, options),
             None => client,

@@ -3,28 +3,24 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slab::Slab;
 
-use crate::load::client::{Client, Failure};
+use crate::load::client::Client;
 use crate::load::clock::{Clock, Moment, Nanos};
 use crate::load::context::{ClientOptions, Context};
-use crate::load::messages::{Load, Next};
+use crate::load::messages::{Failure, Load, Next};
 use crate::load::payload::{Fault, Payload};
 use crate::load::plan::Plan;
-use crate::load::results::series::{At, Snapshot};
 use crate::load::results::statistics::error_name;
 use crate::load::worker::connect_queue::ConnectQueue;
 use crate::load::worker::connector::Connector;
 use crate::load::worker::slots::Stage;
 use crate::load::worker::workload::Workload;
 use crate::net::deadline::Deadlines;
-use crate::net::ready::{Progress, Readiness};
+use crate::net::ready::Progress;
 use crate::net::socket::Socket;
-
-/// Most messages that one turn sends because they are due.
-const DUE_BUDGET: usize = 1024;
 
 /// Number of faults that are examined, which takes some milliseconds each. A server that makes more
 /// faults is no echo server.
@@ -40,7 +36,7 @@ pub(crate) struct Connections {
     pub(super) context: Context,
     pub(super) clients: Slab<Client<Socket>>,
     /// Clients that can go on without an event, each once, and no others.
-    run_queue: VecDeque<usize>,
+    pub(super) run_queue: VecDeque<usize>,
     pub(super) connect_queue: ConnectQueue,
     pub(super) connector: Connector,
     pub(super) deadlines: Deadlines,
@@ -92,77 +88,13 @@ impl Connections {
         self.workload.slots.any_active()
     }
 
-    /// Returns the number of clients that can go on without an event.
-    pub(super) fn runnable(&self) -> usize {
-        self.run_queue.len()
-    }
-
-    /// Handles an event. An unknown key is that of the waker, of the alarm, or of a client that has
-    /// just ended.
-    pub(super) fn on_event(&mut self, key: usize, said: Readiness) {
-        let Some(client) = self.clients.get_mut(key) else { return };
-        let was_queued = client.is_runnable();
-        client.latch(said);
-        if !was_queued {
-            self.drive(key, self.now.nanos);
-        }
-    }
-
-    /// Drives the first clients of the run queue, each once.
-    pub(super) fn run_queued(&mut self, count: usize) {
-        for _ in 0..count {
-            let Some(key) = self.run_queue.pop_front() else { break };
-            self.drive(key, self.now.nanos);
-        }
-    }
-
-    fn drive(&mut self, key: usize, now: Nanos) {
+    /// Drives a client, and does what follows from its progress.
+    pub(super) fn drive(&mut self, key: usize, now: Nanos) {
         match self.clients[key].drive(&mut self.context, &mut self.workload, now) {
             Ok(Progress::Blocked) => {}
             Ok(Progress::Again) => self.run_queue.push_back(key),
             Ok(Progress::Done) => self.ended(key),
             Err(failure) => self.failed(key, failure),
-        }
-    }
-
-    /// Drives every client, after a change that concerns all: the messages begin or end.
-    pub(super) fn drive_all(&mut self) {
-        let keys: Vec<usize> = self.clients.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            // Each reads the clock again, or the last of thousands would look slow.
-            self.drive_idle(key, self.workload.now());
-        }
-        for slot in self.workload.slots.all() {
-            if self.workload.slots.get(slot).stage == Stage::Idle {
-                self.offer(slot);
-            }
-        }
-    }
-
-    /// Drives a client without an event. One in the run queue has its turn there, and one that
-    /// connects can do nothing else.
-    fn drive_idle(&mut self, key: usize, now: Nanos) {
-        let client = &self.clients[key];
-        if !client.is_connecting() && !client.is_runnable() {
-            self.drive(key, now);
-        }
-    }
-
-    /// Open loop: drives the clients whose messages have become due. The budget leaves time for events
-    /// where the rate is too high for this loop.
-    pub(super) fn send_due(&mut self) {
-        for _ in 0..DUE_BUDGET {
-            let Some((due, slot)) = self.workload.next_due() else { break };
-            let now = self.workload.now();
-            if due > now {
-                break;
-            }
-            self.workload.became_due(due, now);
-            match self.workload.slots.get(slot).stage {
-                Stage::InUse(key) => self.drive_idle(key, now),
-                Stage::Idle => self.offer(slot),
-                Stage::Queued | Stage::Retired => {}
-            }
         }
     }
 
@@ -173,7 +105,7 @@ impl Connections {
     }
 
     /// With a connection for each message: an idle slot connects when its next message is due.
-    fn offer(&mut self, slot: usize) {
+    pub(super) fn offer(&mut self, slot: usize) {
         match self.workload.start_next(slot, self.workload.now()) {
             Next::Due(due) => {
                 self.workload.slots.get_mut(slot).message = Some(due);
@@ -254,21 +186,6 @@ impl Connections {
         self.workload.statistics.connections.failed += 1;
         self.workload.statistics.count_error(error_name(e));
         self.workload.slots.retire(slot);
-    }
-
-    /// Returns what was measured until `now`.
-    pub(super) fn snapshot(&self, thread: usize, at: At, now: Instant) -> Snapshot {
-        let Workload { schedule, slots, statistics, .. } = &self.workload;
-        let start = schedule.start().map_or(now, |start| self.workload.instant(start));
-        Snapshot {
-            thread,
-            at,
-            elapsed: now.saturating_duration_since(start),
-            echoed: statistics.messages.returned,
-            latency: statistics.latencies.latency(),
-            connections: self.clients.len() - slots.connecting,
-            errors: statistics.error_count(),
-        }
     }
 
     /// Counts the messages of the connections that are still open, at the end.

@@ -195,30 +195,27 @@ impl Worker {
     }
 
     fn next_report(&self) -> Option<Instant> {
-        let workload = &self.connections.workload;
-        self.reporter.next_at(workload.instant(workload.schedule.start()?))
+        self.reporter.next_at(&self.connections.workload)
     }
 
     fn report(&mut self) {
-        let now = self.connections.now.instant;
-        if self.next_report().is_some_and(|at| at <= now) {
-            let connections = &self.connections;
-            self.reporter.send(|thread, at| connections.snapshot(thread, at, now));
+        if self.next_report().is_some_and(|at| at <= self.connections.now.instant) {
+            self.reporter.send(&self.connections);
         }
     }
 
     fn finish(mut self) -> Finished {
-        if self.phase == Phase::Connecting {
+        let stopped = self.coordination.is_stopped();
+        if self.phase == Phase::Connecting && !stopped {
+            // All connects have failed. The other loops can start.
             self.become_ready();
         }
         self.connections.count_open();
         let now = self.connections.workload.now();
         let instant = self.connections.workload.instant(now);
-        let connections = &self.connections;
-        self.reporter.send_last(|thread, at| connections.snapshot(thread, at, instant));
-        let stopped = self.coordination.is_stopped();
+        self.reporter.send_last(&self.connections, instant);
         Finished {
-            until: connections.workload.measured_until(now, stopped),
+            until: self.connections.workload.measured_until(now, stopped),
             workload: self.connections.workload,
             usage: Usage::of_this_thread() - self.usage_at_start,
         }

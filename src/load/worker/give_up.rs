@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use crate::load::client::Failure;
+use crate::load::messages::Failure;
 use crate::load::worker::connections::Connections;
 use crate::load::worker::slots::Stage;
 use crate::net::deadline::after;
