@@ -121,8 +121,8 @@ impl<S: ConnectingStream> Client<S> {
     }
 
     /// Latches the readiness of an event; see [`Latched::latch`].
-    pub fn latch(&mut self, said: Readiness) {
-        self.socket.latch(said);
+    pub fn latch(&mut self, readiness: Readiness) {
+        self.socket.latch(readiness);
     }
 
     /// Returns whether a call that it wants to make may be ready. While it connects, only an event
@@ -167,7 +167,8 @@ impl<S: ConnectingStream> Client<S> {
             match self.socket.recv(&mut context.chunk).map_err(Failure::Lost)? {
                 Received::Bytes(n) => {
                     now = load.now();
-                    self.compare(context, n, load, now)?;
+                    self.last_progress = now;
+                    self.compare(context, n, load)?;
                 }
                 Received::End => return self.end_of_stream(),
                 Received::WouldBlock => {}
@@ -273,13 +274,11 @@ impl<S: ConnectingStream> Client<S> {
         context: &Context,
         n: usize,
         load: &mut impl Load,
-        now: Nanos,
     ) -> Result<(), Failure> {
-        self.last_progress = now;
         let got = &context.chunk[..n];
         let right = self.pipeline.take(&context.payload, got);
         while let Some(message) = self.pipeline.pop_whole(context.options.length) {
-            load.echoed(message, now);
+            load.echoed(message, self.last_progress);
         }
         if right < n { Err(corrupt(&got[right..])) } else { Ok(()) }
     }

@@ -174,6 +174,10 @@ impl Payload {
     /// Finds out how bytes differ from those that should follow the place `at`. `sent` is the number of
     /// bytes that were sent in this stream. `others` are the connections that the bytes may belong to,
     /// each with the place of the byte that it expects next.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "all of them describe one stream and its neighbours"
+    )]
     pub fn diagnose(
         &self,
         at: Cursor,

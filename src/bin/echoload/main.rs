@@ -42,7 +42,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         .map_err(|e| io::Error::new(e.kind(), format!("cannot resolve {}: {e}", options.target)))?;
     let plan = match options.plan(targets).build() {
         Ok(plan) => plan,
-        Err(e) => return Ok(cli::usage(NAME, &format!("--{e}"))),
+        Err(e) => return Ok(cli::usage(NAME, &format!("--{e} ({})", options.target))),
     };
     // Before the run, which takes time: a file that cannot be written is reported at once.
     let mut output = create(options.output.as_ref())?;

@@ -12,6 +12,7 @@ use crate::load::results::histogram::{Summary, micros};
 use crate::load::results::report::{Report, Verdict};
 use crate::load::results::series::Interval;
 use crate::load::results::statistics::Corruption;
+use crate::load::results::whole_run::Results;
 
 /// Writes a report as one line.
 ///
@@ -174,12 +175,7 @@ impl<'a> Document<'a> {
                 min_messages: results.by_connection.iter().min().copied().unwrap_or(0),
                 max_messages: results.by_connection.iter().max().copied().unwrap_or(0),
             },
-            generator: Generator {
-                cpu: results.generator.cpu,
-                demand: results.generator.demand,
-                schedule_lag_us_max: micros(results.generator.lag.max),
-                limited: results.is_limited(),
-            },
+            generator: Generator::new(results),
             errors: &results.errors,
             first_corrupt: results.first_corruption.map(FirstCorrupt::from),
             thresholds: report.crossed().map(ToString::to_string).collect(),
@@ -211,6 +207,17 @@ impl Parameters<'_> {
             source_ips: &plan.source_ips,
             busy_poll_s: seconds(plan.busy_poll),
             seed: plan.seed,
+        }
+    }
+}
+
+impl Generator {
+    fn new(results: &Results) -> Generator {
+        Generator {
+            cpu: results.generator.cpu,
+            demand: results.generator.demand,
+            schedule_lag_us_max: micros(results.generator.lag.max),
+            limited: results.is_limited(),
         }
     }
 }

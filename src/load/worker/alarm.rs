@@ -60,6 +60,7 @@ mod timer {
 }
 
 #[cfg(not(all(target_os = "linux", not(mio_unsupported_force_poll_poll))))]
+#[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "it stands in for the timer")]
 mod timeout {
     use std::io;
     use std::time::Instant;
@@ -77,7 +78,6 @@ mod timeout {
             Ok(Alarm)
         }
 
-        #[allow(clippy::unnecessary_wraps, reason = "the timer of Linux can fail")]
         pub(crate) fn set(&mut self, clock: &Clock, at: Nanos) -> io::Result<Option<Instant>> {
             Ok(Some(clock.instant(at)))
         }

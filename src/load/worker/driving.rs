@@ -18,10 +18,10 @@ impl Connections {
 
     /// Handles an event. An unknown key is that of the waker, of the alarm, or of a client that has
     /// just ended.
-    pub(super) fn on_event(&mut self, key: usize, said: Readiness) {
+    pub(super) fn on_event(&mut self, key: usize, readiness: Readiness) {
         let Some(client) = self.clients.get_mut(key) else { return };
         let was_queued = client.is_runnable();
-        client.latch(said);
+        client.latch(readiness);
         if !was_queued {
             self.drive(key, self.now.nanos);
         }
