@@ -1,8 +1,11 @@
-//! What an echo costs: one drive of a connection without any socket, alone and among a million; what
-//! the buffers and the deadlines have of it; a round trip over loopback, beside the same trip to a
-//! thread that blocks; and a round trip while others flood the loop.
+//! What an echo costs:
 //!
-//! Absolute times say as much of the machine as of the server. Compare the figures of one run.
+//! - one drive of a connection without a socket, alone and among up to a million connections;
+//! - the parts of it that buffers and deadlines take;
+//! - a round trip over loopback, compared with one to a thread with blocking calls;
+//! - a round trip while other clients flood the loop.
+//!
+//! Absolute times depend on the machine as much as on the server: compare figures of one run only.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,7 +24,7 @@ use slab::Slab;
 
 const MESSAGE: [u8; 64] = [0x5A; 64];
 
-/// A peer with one message to say, again and again, that takes any echo.
+/// A stream without a socket: it delivers one message, takes its echo, and then delivers it again.
 struct Loopback {
     waiting: bool,
 }
@@ -67,7 +70,7 @@ fn drive(c: &mut Criterion) {
     });
 }
 
-/// A connection that may send, and has received nothing yet.
+/// A connection that is writable and has received nothing yet.
 fn connection(now: Instant) -> Connection<Loopback> {
     let mut connection = Connection::new(Loopback { waiting: true }, now);
     connection.latch(Readiness { writable: true, ..Readiness::default() });
@@ -79,11 +82,11 @@ fn echo(connection: &mut Connection<Loopback>, tools: &mut Tools) {
     assert_eq!(connection.drive(tools).expect("no error"), Progress::Blocked);
 }
 
-/// The sizes of a server, to see what does not grow with them.
+/// Numbers of connections, to show which costs do not grow with them.
 const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
-/// What a turn costs depends on its events, not on how many connections there are; that they are
-/// further apart in memory remains.
+/// The cost of a turn depends on its events, not on the number of connections. What remains is that
+/// more connections are further apart in memory.
 fn a_turn(c: &mut Criterion) {
     const EVENTS: usize = 64;
     let now = Instant::now();
@@ -101,7 +104,7 @@ fn a_turn(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("connections", size), |b| {
             b.iter(|| {
                 for _ in 0..EVENTS {
-                    // A prime, so that all have their turn, and no two in a row are neighbours.
+                    // A step by a prime reaches every connection, and never two neighbours in a row.
                     key = (key + 7919) % size;
                     echo(&mut connections[key], &mut tools);
                 }
@@ -112,7 +115,7 @@ fn a_turn(c: &mut Criterion) {
     group.finish();
 }
 
-/// A connection comes up, has moved since, and is put back.
+/// A deadline comes up, but its connection has moved bytes since: it is scheduled again.
 fn put_off(c: &mut Criterion) {
     let mut group = c.benchmark_group("a deadline is put off");
     for size in SIZES {
@@ -153,7 +156,7 @@ fn start_server() -> (SocketAddr, Stopper) {
     started
 }
 
-/// The first of the three ways to serve: a thread for each connection, that blocks.
+/// The first of the three ways to serve that the HOWTO names: a thread for each connection.
 fn start_blocking() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
@@ -183,7 +186,7 @@ fn round_trip(stream: &mut TcpStream, message: &[u8], answer: &mut [u8]) {
     assert!(message == answer, "other bytes came back");
 }
 
-/// Raised also when the bench fails, so that its threads come to an end.
+/// Sets the flag when it is dropped, also if the benchmark panics, so that its threads end.
 struct Raised<'a>(&'a AtomicBool);
 
 impl Drop for Raised<'_> {
@@ -207,7 +210,11 @@ fn round_trips(c: &mut Criterion) {
         }
         group.finish();
     }
+    stopper.stop().expect("wake the server");
+}
 
+fn round_trip_beside_floods(c: &mut Criterion) {
+    let (address, stopper) = start_server();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let raised = Raised(&over);
@@ -230,5 +237,5 @@ fn round_trips(c: &mut Criterion) {
     stopper.stop().expect("wake the server");
 }
 
-criterion_group!(benches, drive, a_turn, put_off, buffers, round_trips);
+criterion_group!(benches, drive, a_turn, put_off, buffers, round_trips, round_trip_beside_floods);
 criterion_main!(benches);

@@ -1,4 +1,4 @@
-//! Clients that have once said something, and have been silent since.
+//! Idle clients: each has had one echo and then sends nothing.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use crate::process::Process;
 
 const MESSAGE: [u8; 64] = [0x5A; 64];
 
-/// A process that holds so many idle connections, each of which has had one echo.
+/// Starts a process that holds `count` idle connections, and waits until it has them.
 pub fn start(cpu: usize, count: usize, address: &str) -> io::Result<Process> {
     let itself = std::env::current_exe()?.display().to_string();
     let words = [itself, "--hold".into(), count.to_string(), address.into()];
@@ -22,7 +22,7 @@ pub fn start(cpu: usize, count: usize, address: &str) -> io::Result<Process> {
     }
 }
 
-/// Becomes that process.
+/// The body of that process. It does not return.
 pub fn hold(count: usize, address: &str) -> io::Result<()> {
     limits::raise_file_limit(0)?;
     let address = address.parse().map_err(io::Error::other)?;
@@ -34,7 +34,8 @@ pub fn hold(count: usize, address: &str) -> io::Result<()> {
     }
 }
 
-/// A client that has had one echo. From many addresses, apart from those of the load tester, so that no port runs short.
+/// A client that has had one echo. Clients connect from many addresses, none of which the load tester
+/// uses, so that there are enough ports.
 pub fn connect(nth: usize, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     let last = u8::try_from(1 + nth % 250).map_err(io::Error::other)?;

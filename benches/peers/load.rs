@@ -1,14 +1,14 @@
-//! One run of the load tester, every byte checked.
+//! One run of the load tester, with every byte checked.
 
 use serde_json::Value;
 
-use crate::Error;
+use crate::error::Error;
 use crate::process::Process;
 
-/// Its report. `observe` is told how it goes, once an interval, as it goes.
+/// Returns its report. `observe` is called for each interval, when the interval ends.
 ///
 /// # Errors
-/// Anything but the verdict that all came back.
+/// Any verdict other than "ok", and any error that the report counts.
 pub fn run(
     cpu: usize,
     address: &str,

@@ -1,27 +1,29 @@
-//! `cargo bench --bench peers`: how far the daemon is from the least that an echo can cost, and where
-//! other kinds of server are.
+//! `cargo bench --bench peers` compares the daemon with the least that an echo can cost, and with
+//! other kinds of server.
 //!
-//! **What.** The daemon, with its default options; a bare epoll loop, the limit; a task a connection,
-//! on tokio, in two ways, and on smol; a thread a connection; a process a connection. Each kind is the
-//! smallest honest program of its kind, in a file of its own under `servers/`. The load is our load
-//! tester, in a process and on one thread, and checks every byte; anything wrong fails the whole.
+//! **What is measured.** The daemon with its default options; a bare epoll loop, which is the limit; a
+//! task for each connection, on tokio (in two ways) and on smol; a thread for each connection; a
+//! process for each connection. Each peer is the smallest correct program of its kind, in its own file
+//! under `servers/`. The load comes from `echoload`, in its own process, on one thread. It checks every
+//! byte, and any error fails the benchmark.
 //!
-//! **How.** A machine drifts, by tens of percent over minutes. So the rounds are short, and in each of
-//! them every server is measured once, in an order that rotates and turns round, as a new process
-//! unless others idle beside the load. The ratios are taken within each round, and their median is
-//! printed. Each workload runs twice: with the server on one core and the load tester on another, as
-//! users have it, and with both on the same core, where the rate is one over the processor time of
-//! both, and the noise a tenth. Server CPU is user and system time of the server and all below it,
-//! over whole intervals in the middle of a round. On loopback it has a part of the other side's: the
-//! kernel delivers what one sends on that one's account.
+//! **How.** The speed of a machine changes by tens of percent within minutes. So rounds are short. In
+//! each round every server is measured once, in an order that rotates and changes its direction, as a
+//! new process (except where it holds idle connections). Ratios are taken within a round, and the
+//! report has their median. Each workload runs in two placements. With the server and the load tester
+//! on two cores it is what a user sees. With both on the same core, the rate is the inverse of the
+//! processor time of both, and the noise is a tenth of that on two cores. "Server CPU" is the user and
+//! system time of the server and its child processes, over whole intervals in the middle of a round.
+//! Over loopback it contains some work for the other side: the kernel charges the delivery of a segment
+//! to its sender.
 //!
-//! **What it cannot tell.** How it is over a network, where the driver and the distance cost more than
-//! any of these. On the same core, what the server costs is diluted by what the load tester costs: for
-//! the server alone look at its CPU an echo. On two, the load tester may be the limit, and then faster
-//! servers all look the same. Latency in a closed loop is that under full load. The process that
-//! copies is this executable, larger than the few lines that it needs.
+//! **What it cannot show.** The cost over a network, where driver and distance cost more than any
+//! server here. On the same core, the cost of the server is mixed with that of the load tester: for the
+//! server alone, see its CPU for each echo. On two cores the load tester may be the limit, and then all
+//! faster servers look the same. Latency is that of a closed loop under full load. The child of the
+//! server with processes is this executable, which is larger than it needs to be.
 //!
-//! Without `--bench`, as `cargo test` runs it, it only checks that all servers echo right.
+//! Without `--bench`, as `cargo test` runs it, it only checks that all servers echo correctly.
 #![forbid(unsafe_code)]
 
 use std::env;
@@ -30,22 +32,24 @@ use std::process::ExitCode;
 
 use echoloop::cli;
 
+mod contender;
+mod error;
 mod hold;
 mod load;
 mod measure;
 mod options;
 mod process;
 mod report;
+mod sample;
 mod servers;
 mod tree;
 mod workload;
 
-use measure::Contender;
+use contender::Contender;
+use error::Error;
 use options::Options;
-use report::{Machine, Report};
+use report::Report;
 use workload::{Placement, WORKLOADS};
-
-type Error = Box<dyn std::error::Error>;
 
 const NAME: &str = "peers";
 const MEMORY: &str = "memory an idle connection";
@@ -56,7 +60,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["--serve", kind, address] => servers::serve(kind, address).map_err(Error::from),
-        // Whose client may leave as it likes.
+        // Silent, since a client may leave in any way.
         ["--copy"] => return ExitCode::from(u8::from(servers::copy().is_err())),
         ["--hold", count, address] => number(count).and_then(|n| Ok(hold::hold(n, address)?)),
         ["--pin", cpu, "--", ..] => number(cpu).and_then(|n| Ok(process::pin(n, &args[3..])?)),
@@ -83,7 +87,7 @@ fn check() -> Result<(), Error> {
     let options: Options = clap::Parser::parse_from([NAME]);
     for (contender, cpu) in Contender::all(&options)?.iter().zip(process::cpus()?.iter().cycle()) {
         measure::check(contender, *cpu)?;
-        println!("{} echoes right", contender.name);
+        println!("{} echoes correctly", contender.name);
     }
     Ok(())
 }
@@ -92,44 +96,43 @@ fn bench(options: &Options) -> Result<(), Error> {
     let json = options.json.as_ref().map(File::create).transpose()?;
     let contenders = Contender::all(options)?;
     let placements = Placement::all(&process::cpus()?);
-    let mut report = Report {
-        machine: Machine::new(),
-        rounds: options.rounds,
-        seconds: options.seconds.as_secs_f64(),
-        tables: Vec::new(),
-        memory: Vec::new(),
-        start_ms: None,
-    };
+    let mut report = Report::new(options.rounds, options.seconds.as_secs_f64());
     println!("{}.", report.machine);
-    println!("Medians of {} rounds of {} s.\n", options.rounds, report.seconds);
+    println!("Medians of {} rounds of {} s.\n", report.rounds, report.seconds);
     if placements.len() < 2 {
-        println!("There is one core only, for the server and the load tester.\n");
+        println!("The server and the load tester have one core only.\n");
     }
     for workload in &WORKLOADS {
         for &placement in &placements {
             let title = format!("{}, {placement}", workload.name);
-            if options.want(&title) {
-                eprintln!("{NAME}: {title}");
+            if starts(options, &title) {
                 let table = measure::table(&contenders, workload, placement, options)?;
                 println!("{table}");
                 report.tables.push(table);
             }
         }
     }
-    if let Some(&placement) = placements.first().filter(|_| options.want(MEMORY)) {
-        eprintln!("{NAME}: {MEMORY}");
+    if let Some(&placement) = placements.first().filter(|_| starts(options, MEMORY)) {
         report.memory = measure::memory(&contenders, placement)?;
     }
-    if options.want(START) {
-        eprintln!("{NAME}: {START}");
+    if starts(options, START) {
         report.start_ms = Some(measure::start()?);
     }
     if report.is_empty() {
-        return Err(format!("nothing has all these words in its title: {}", options.only).into());
+        return Err(format!("no title has all of these words: {}", options.only).into());
     }
     print!("{report}");
     if let Some(file) = json {
         serde_json::to_writer_pretty(file, &report)?;
     }
     Ok(())
+}
+
+/// Whether the part with this title was asked for. If so, its title goes to stderr as progress.
+fn starts(options: &Options, title: &str) -> bool {
+    let wanted = options.wants(title);
+    if wanted {
+        eprintln!("{NAME}: {title}");
+    }
+    wanted
 }

@@ -10,35 +10,35 @@ use echoloop::cli::units;
 #[derive(Parser)]
 #[command(name = "peers")]
 pub struct Options {
-    /// Rounds; in each, every server is measured once
+    /// Number of rounds; each round measures every server once
     #[arg(long, value_name = "N", default_value = "8", value_parser = units::count)]
     pub rounds: usize,
 
-    /// Seconds that a server is measured in a round, such as 0.5
+    /// Seconds for each server in each round, such as 0.5
     #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
     pub seconds: Duration,
 
-    /// Only what has all these words in its title, such as '50 same'
+    /// Run only the parts whose title has all of these words, such as '50 same'
     #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
     pub only: String,
 
-    /// Also write all that was measured, round by round
+    /// Also write all figures of all rounds to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// One more server; may be repeated. HOST:PORT becomes the last argument of its command, PORT is
-    /// 0, and it must print where it listens as its first line
+    /// Also measure this server; may be repeated. HOST:PORT is added to COMMAND as its last argument,
+    /// with 0 as PORT. The first line that it prints must be its address
     #[arg(long, value_name = "NAME=COMMAND", value_parser = named)]
     pub also: Vec<(String, Vec<String>)>,
 
-    /// What cargo says to a benchmark
+    /// Cargo passes this to a benchmark
     #[arg(long, hide = true)]
     pub bench: bool,
 }
 
 impl Options {
-    /// Whether what has this title was asked for.
-    pub fn want(&self, title: &str) -> bool {
+    /// Whether the part with this title was asked for.
+    pub fn wants(&self, title: &str) -> bool {
         let in_title = |word| title.split([' ', ',']).any(|other| other == word);
         self.only.split_whitespace().all(in_title)
     }

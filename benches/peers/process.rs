@@ -1,4 +1,4 @@
-//! Processes that stay on one core, and do not outlive this one.
+//! Child processes that run on one core and end with this process.
 
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -22,7 +22,7 @@ impl Process {
         Ok(Process { child, stdout: BufReader::new(stdout) })
     }
 
-    /// By way of [`pin`], which this executable becomes before it becomes the command.
+    /// Starts this executable as [`pin`], which then becomes the command.
     pub fn pinned(cpu: usize, command: &[String]) -> io::Result<Process> {
         let itself = std::env::current_exe()?;
         let words = ["--pin".to_owned(), cpu.to_string(), "--".to_owned()];
@@ -36,13 +36,13 @@ impl Process {
         Ok((n > 0).then(|| line.trim_end().to_owned()))
     }
 
-    /// The address that it prints first, as a server of ours does.
+    /// The address in its first line, in the form that echod prints.
     pub fn address(&mut self) -> io::Result<String> {
         let line = self.line()?.ok_or_else(|| io::Error::other("printed no address"))?;
         Ok(line.trim_start_matches("tcp://").to_owned())
     }
 
-    /// How it has ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
@@ -54,14 +54,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only for one that has ended.
+        // Both fail only if it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Becomes the command, on that core alone. The kernel kills it when its parent ends, however that
-/// may come about; drops are for those that end before.
+/// Replaces this process by the command, which then runs on that core only. The kernel kills it when
+/// its parent ends in any way; the drop of a [`Process`] ends it earlier.
 pub fn pin(cpu: usize, command: &[String]) -> io::Result<()> {
     let (program, args) = command.split_first().ok_or_else(|| io::Error::other("no command"))?;
     set_pdeathsig(Signal::SIGKILL)?;
@@ -72,7 +72,7 @@ pub fn pin(cpu: usize, command: &[String]) -> io::Result<()> {
     Err(io::Error::new(error.kind(), format!("{program}: {error}")))
 }
 
-/// The cores that we may use.
+/// The cores that this process may use.
 pub fn cpus() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
     Ok((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu) == Ok(true)).collect())

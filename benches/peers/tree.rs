@@ -1,4 +1,4 @@
-//! What a process and all below it have used.
+//! What a process and all its descendants have used.
 
 use std::fs;
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
-/// In which /proc counts (`USER_HZ`).
+/// The unit of times in /proc (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 
-/// A line of /proc/PID/stat.
+/// What is needed of /proc/PID/stat.
 struct Stat {
     pid: u32,
     parent: u32,
-    /// Time of children that it has waited for.
+    /// Processor time of children that it has waited for.
     children: Duration,
 }
 
-/// Processor time so far, in user and system mode: of the living from their clocks, to the nanosecond
-/// and with the threads that have ended; of children that have ended only to the tick.
+/// User and system time so far. For running processes it comes from their clocks, in nanoseconds, and
+/// includes threads that have ended. For children that have ended it is in whole ticks.
 pub fn cpu(root: u32) -> Duration {
     tree(root).iter().map(|stat| clock(stat.pid) + stat.children).sum()
 }
 
-/// Bytes in user space, shared pages in equal parts with all who share them.
+/// Bytes in user space. Each page is divided by the number of processes that share it.
 pub fn memory(root: u32) -> u64 {
     tree(root).iter().map(|stat| pss(stat.pid)).sum()
 }
@@ -40,7 +40,7 @@ fn pss(pid: u32) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// Those that end while it looks are left out.
+/// The process and its descendants, without those that end meanwhile.
 fn tree(root: u32) -> Vec<Stat> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -57,7 +57,8 @@ fn tree(root: u32) -> Vec<Stat> {
 impl Stat {
     fn of(pid: u32) -> Option<Stat> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name before may have any character in it. See proc_pid_stat(5); the state is field 3.
+        // Fields are numbered as in proc_pid_stat(5). Field 2, the name, may contain any character;
+        // field 3 follows its last parenthesis.
         let fields: Vec<&str> = text[text.rfind(')')? + 2..].split(' ').collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u32>().ok();
         Some(Stat { pid, parent: field(4)?, children: TICK * (field(16)? + field(17)?) })

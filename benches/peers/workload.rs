@@ -1,4 +1,4 @@
-//! What is asked of the servers.
+//! The workloads, and on which cores they run.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct Workload {
     pub name: &'static str,
     pub connections: usize,
-    /// Others that are held open and say nothing.
+    /// Additional connections that are open and idle.
     pub idle: usize,
     /// Options of the load tester.
     pub options: &'static str,
@@ -26,8 +26,8 @@ pub const WORKLOADS: [Workload; 9] = [
         idle: 15_000,
         ..Workload::new("1000 connections, 15000 idle beside them", 1000, "-l 64")
     },
-    // Each leaves a port in TIME_WAIT for a minute. The load tester moves on to other addresses of
-    // 127.0.0.0/8, of which there are enough for short rounds.
+    // Each connection leaves a port in TIME_WAIT for a minute. The load tester then uses further
+    // addresses of 127.0.0.0/8; there are enough of them for short rounds.
     Workload::new("50 connections, a new one for each message", 50, "-l 64 --reconnect"),
 ];
 
@@ -36,7 +36,7 @@ impl Workload {
         Workload { name, connections, idle: 0, options }
     }
 
-    /// The same with no more connections than there is room for.
+    /// The same workload, with its connections reduced in proportion to at most `room`.
     pub fn within(mut self, room: usize) -> Workload {
         let wanted = self.connections + self.idle;
         if wanted > room {
@@ -56,9 +56,9 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// All that the machine allows. On the same core the rate answers to the processor time of an echo
-    /// and to nothing else; on two it is what a user sees, and what another program beside them, a
-    /// sleeping core, or where an interrupt lands do to it.
+    /// All placements that the machine allows. On the same core, the rate depends on the processor
+    /// time of an echo only. On two cores it is what a user sees, with the effects of other programs,
+    /// of cores that sleep, and of the core that handles an interrupt.
     pub fn all(cpus: &[usize]) -> Vec<Placement> {
         let mut all = Vec::new();
         if let [first, .., last] = *cpus {

@@ -1,6 +1,6 @@
-//! A bare epoll loop: what is left when everything is left out that an echo can do without. No timer,
-//! counter, log, signal, limit or drain, and no budget: who sends without a pause has the loop for
-//! himself. It is the limit for a program of one thread that calls recv and send.
+//! A bare epoll loop: only what an echo cannot do without. It has no timer, counter, log, signal,
+//! limit or drain, and no budget: a client that sends without a pause keeps the loop for itself. It is
+//! the limit for a program with one thread that calls recv and send.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -12,16 +12,17 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
 use slab::Slab;
 
-use super::{BUFFER, listen};
+use super::listener::{BUFFER, listen};
 
 const EVENTS: usize = 1024;
 const LISTENER: u64 = u64::MAX;
 
-/// What a recv can stop short of: behind the bytes that it answered stands something else.
+/// With one of these, a short recv does not mean that nothing is left: an end, an error or an urgent
+/// mark may follow the bytes.
 const MORE: EventFlags =
     EventFlags::RDHUP.union(EventFlags::PRI).union(EventFlags::HUP).union(EventFlags::ERR);
 
-/// Once and for all: an edge says when either direction has come to life again.
+/// Set once for each socket. An edge reports when either direction becomes ready again.
 const INTEREST: EventFlags = EventFlags::IN
     .union(EventFlags::OUT)
     .union(EventFlags::RDHUP)
@@ -31,7 +32,7 @@ const INTEREST: EventFlags = EventFlags::IN
 pub fn serve(address: SocketAddr) -> io::Result<()> {
     let listener = listen(address)?;
     listener.set_nonblocking(true)?;
-    // What it accepts inherits that.
+    // Accepted sockets inherit this.
     sockopt::set_tcp_nodelay(&listener, true)?;
     let poll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&poll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
@@ -48,7 +49,7 @@ pub fn serve(address: SocketAddr) -> io::Result<()> {
             }
             let key = usize::try_from(key).map_err(io::Error::other)?;
             let connection: &mut Connection = &mut connections[key];
-            // One client's reset is the end of its own connection.
+            // An error ends one connection only.
             if connection.ready(said, &mut page) != Ok(Open(true)) {
                 connections.remove(key);
             }
@@ -74,7 +75,7 @@ fn accept(
 
 struct Connection {
     socket: OwnedFd,
-    /// What a send fell short of. While there is any, nothing is received.
+    /// What a short send has left over. While it is not empty, nothing is received.
     owed: Vec<u8>,
 }
 
@@ -91,8 +92,8 @@ impl Connection {
             }
             self.owed = Vec::new();
         }
-        // An event tells all that holds, not only what is new: so what came while bytes were owed is
-        // told again by the edge that says there is room.
+        // An event reports all that is ready, not only what has changed. So the edge that reports
+        // room to send also reports what came in while bytes were owed.
         if !said.intersects(EventFlags::IN | MORE) {
             return Ok(Open(true));
         }
@@ -114,7 +115,8 @@ impl Connection {
         }
     }
 
-    /// A short send means full, and orders the edge: it need not be asked until it would block.
+    /// After a short send the buffer is full, and an edge will report when there is room. So there is no
+    /// need to call send until it would block.
     fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
         match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
             Err(Errno::WOULDBLOCK) => Ok(0),

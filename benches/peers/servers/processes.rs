@@ -1,4 +1,4 @@
-//! A process for each connection, the way of inetd: the socket is its standard input and output.
+//! A process for each connection, as inetd does it: the socket is its standard input and output.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -7,7 +7,8 @@ use std::process::Command;
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use super::{listen, threads};
+use super::listener::listen;
+use super::threads;
 
 pub fn serve(address: SocketAddr) -> io::Result<()> {
     let listener = listen(address)?;
@@ -21,7 +22,7 @@ pub fn serve(address: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// What the children used is known to be ours only once we have asked how they ended.
+/// The kernel adds the processor time of a child to ours when we wait for it.
 fn reap() {
     let next = || waitpid(None, Some(WaitPidFlag::WNOHANG));
     while next().is_ok_and(|status| status != WaitStatus::StillAlive) {}

@@ -1,4 +1,4 @@
-//! A task for each connection, on one thread, with the parts that smol is made of.
+//! A task for each connection, on one thread, with the crates that smol consists of.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -7,7 +7,7 @@ use async_executor::LocalExecutor;
 use async_io::Async;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 
-use super::{BUFFER, listen};
+use super::listener::{BUFFER, listen};
 
 pub fn serve(address: SocketAddr) -> io::Result<()> {
     let listener = listen(address)?;

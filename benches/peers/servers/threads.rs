@@ -1,17 +1,17 @@
-//! A thread for each connection, that blocks.
+//! A thread for each connection, with blocking calls.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
-use super::{BUFFER, listen};
+use super::listener::{BUFFER, listen};
 
 pub fn serve(address: SocketAddr) -> io::Result<()> {
     let listener = listen(address)?;
     loop {
         let (stream, _) = listener.accept()?;
         stream.set_nodelay(true)?;
-        // Not `thread::spawn`, which panics where there are no more threads.
+        // Not `thread::spawn`, which panics if no thread can be created.
         thread::Builder::new().spawn(|| echo(stream))?;
     }
 }

@@ -1,5 +1,5 @@
-//! A task for each connection, on one thread, with tokio: once with a buffer of our size, and once as
-//! its tutorial has it, with `copy` and what that takes for a buffer, 8 KiB.
+//! A task for each connection, on one thread, with tokio: once with a buffer of the same size as the
+//! daemon's, and once as in tokio's tutorial, with `copy` and its buffer of 8 KiB.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 
-use super::{BUFFER, listen};
+use super::listener::{BUFFER, listen};
 
 pub fn serve(address: SocketAddr) -> io::Result<()> {
     run(address, echo)
