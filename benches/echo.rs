@@ -18,7 +18,9 @@ use echoloop::net::buffer::{Buffer, Pool};
 use echoloop::net::deadline::{Deadlines, after};
 use echoloop::net::nonblocking::Stream;
 use echoloop::net::ready::{Progress, Readiness};
-use echoloop::server::connection::{Connection, Tools};
+use echoloop::protocol::Echo;
+use echoloop::server::connection::Connection;
+use echoloop::server::context::Context;
 use echoloop::{Config, Server, Stopper};
 use slab::Slab;
 
@@ -63,23 +65,23 @@ impl Stream for Loopback {
 
 fn drive(c: &mut Criterion) {
     let now = Instant::now();
-    let mut tools = Tools::new(64 * 1024, now);
+    let mut context = Context::new(Echo, 64 * 1024, now);
     let mut connection = connection(now);
     c.bench_function("one echo of 64 bytes without a socket", |b| {
-        b.iter(|| echo(&mut connection, &mut tools));
+        b.iter(|| echo(&mut connection, &mut context));
     });
 }
 
 /// A connection that is writable and has received nothing yet.
-fn connection(now: Instant) -> Connection<Loopback> {
+fn connection(now: Instant) -> Connection<Loopback, Echo> {
     let mut connection = Connection::new(Loopback { waiting: true }, now);
     connection.latch(Readiness { writable: true, ..Readiness::default() });
     connection
 }
 
-fn echo(connection: &mut Connection<Loopback>, tools: &mut Tools) {
+fn echo(connection: &mut Connection<Loopback, Echo>, context: &mut Context<Echo>) {
     connection.latch(Readiness { readable: true, ..Readiness::default() });
-    assert_eq!(connection.drive(tools).expect("no error"), Progress::Blocked);
+    assert_eq!(connection.drive(context).expect("no error"), Progress::Blocked);
 }
 
 /// Numbers of connections, to show which costs do not grow with them.
@@ -93,7 +95,7 @@ fn a_turn(c: &mut Criterion) {
     let mut group = c.benchmark_group("a turn of 64 echoes");
     group.throughput(Throughput::Elements(EVENTS as u64));
     for size in SIZES {
-        let mut tools = Tools::new(64 * 1024, now);
+        let mut context = Context::new(Echo, 64 * 1024, now);
         let mut connections = Slab::with_capacity(size);
         let mut deadlines = Deadlines::default();
         for key in 0..size {
@@ -106,7 +108,7 @@ fn a_turn(c: &mut Criterion) {
                 for _ in 0..EVENTS {
                     // A step by a prime reaches every connection, and never two neighbours in a row.
                     key = (key + 7919) % size;
-                    echo(&mut connections[key], &mut tools);
+                    echo(&mut connections[key], &mut context);
                 }
                 deadlines.next()
             });
@@ -140,16 +142,18 @@ fn buffers(c: &mut Criterion) {
     let mut buffer = Buffer::default();
     c.bench_function("a page is borrowed, filled, sent and given back", |b| {
         b.iter(|| {
-            buffer.room(&mut pool).expect("memory")[..64].copy_from_slice(&MESSAGE);
-            buffer.filled(64);
+            let mut room = buffer.room(&mut pool).expect("memory");
+            room.bytes_mut()[..64].copy_from_slice(&MESSAGE);
+            buffer.fill(room, 64);
             buffer.consume(64, &mut pool);
         });
     });
 }
 
 fn start_server() -> (SocketAddr, Stopper) {
-    let endpoints = vec!["127.0.0.1:0".parse().expect("endpoint")];
-    let server = Server::bind(&Config { endpoints, ..Config::default() }).expect("bind");
+    let endpoint = "127.0.0.1:0".parse().expect("endpoint");
+    let config = Config::builder().endpoint(endpoint).build().expect("a configuration");
+    let server = Server::bind(&config).expect("bind");
     let address = server.local_addrs()[0].as_tcp().expect("a TCP address");
     let started = (address, server.stopper());
     thread::spawn(move || server.run());

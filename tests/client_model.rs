@@ -218,7 +218,7 @@ impl World {
     }
 
     fn end(&mut self) {
-        (self.its_end, self.pending.readable, self.pending.to_the_end) = (true, true, true);
+        (self.its_end, self.pending.readable, self.pending.until_would_block) = (true, true, true);
     }
 
     /// What the server and the load do. Whether that changed anything.
@@ -462,6 +462,7 @@ impl<const SHORT: bool> Model<SHORT> {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "every promise is checked after every drive")]
     fn drive(&mut self) {
         if self.outcome.is_some() {
             return;
@@ -587,8 +588,8 @@ fn no_script_of_up_to_seven_actions_breaks_a_promise() {
 }
 
 fn any_action() -> impl Strategy<Value = Action> {
-    let hint = any::<[bool; 3]>().prop_map(|[readable, writable, to_the_end]| {
-        Hint(Readiness { readable, writable, to_the_end })
+    let hint = any::<[bool; 3]>().prop_map(|[readable, writable, until_would_block]| {
+        Hint(Readiness { readable, writable, until_would_block })
     });
     prop_oneof![
         12 => Just(Turn),

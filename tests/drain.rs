@@ -5,10 +5,12 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Daemon, InProcess, eventually, expect_bytes, expect_end, pattern, ping, stuff};
-use echoloop::{Config, End, Guest, Host, Wish};
+use common::{
+    Daemon, InProcess, any_port, eventually, expect_bytes, expect_end, pattern, ping, stuff,
+};
+use echoloop::{Config, Server, StopReason};
 use nix::sys::signal::Signal;
 
 const MIB: usize = 1024 * 1024;
@@ -187,61 +189,19 @@ fn the_idle_timeout_frees_a_drain_of_a_stalled_reader() {
 
 #[test]
 fn a_stopper_ends_the_run_from_any_thread_even_before_it_began() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let mut stream = server.connect();
     ping(&mut stream, b"hello");
     let stopper = server.stopper.clone();
     thread::spawn(move || stopper.stop().expect("wake")).join().expect("no panic");
     expect_end(&mut stream);
     drop(stream);
-    assert_eq!(server.stop(), End::Drained { cut_off: 0 });
+    assert_eq!(server.stop(), StopReason::Drained { cut_off: 0 });
 
-    let endpoints = vec!["127.0.0.1:0".parse().expect("endpoint")];
-    let config = Config { endpoints, drain_timeout: Duration::MAX, ..Config::default() };
-    let server = echoloop::Server::bind(&config).expect("bind");
+    let config = Config::builder().endpoint(any_port()).drain_timeout(Duration::MAX);
+    let server = Server::bind(&config.build().expect("a configuration")).expect("bind");
     server.stopper().stop().expect("wake");
-    assert_eq!(server.run().expect("no error").end, End::Drained { cut_off: 0 });
-}
-
-/// A guest with nothing but a deadline.
-struct Alarm {
-    due: Option<Instant>,
-    wish: Wish,
-}
-
-impl Guest for Alarm {
-    fn register(&mut self, _: &mio::Registry, _: mio::Token) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn ready(&mut self, _: &Host<'_>, _: &mio::event::Event) -> std::io::Result<Wish> {
-        Ok(Wish::Nothing)
-    }
-
-    fn due(&self) -> Option<Instant> {
-        self.due
-    }
-
-    fn on_due(&mut self, host: &Host<'_>) -> Wish {
-        assert!(self.due.take().is_some_and(|due| due <= host.now), "called before time");
-        self.wish
-    }
-}
-
-#[test]
-fn a_guest_is_called_when_it_is_due_and_its_wish_is_granted() {
-    for (wish, ended) in
-        [(Wish::Drain, End::Drained { cut_off: 0 }), (Wish::Stop(3), End::Stopped { status: 3 })]
-    {
-        let endpoints = vec!["127.0.0.1:0".parse().expect("endpoint")];
-        let config = Config { endpoints, ..Config::default() };
-        let mut server = echoloop::Server::bind(&config).expect("bind");
-        let due = Instant::now().checked_add(Duration::from_millis(50));
-        server.invite(Box::new(Alarm { due, wish })).expect("invite");
-        let mut server = InProcess::run(server);
-        ping(&mut server.connect(), b"before");
-        assert_eq!(server.join(), ended);
-    }
+    assert_eq!(server.run().expect("no error").stop_reason, StopReason::Drained { cut_off: 0 });
 }
 
 #[test]

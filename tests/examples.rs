@@ -235,3 +235,39 @@ fn minimal_neither_spins_nor_goes_deaf_when_it_is_out_of_files() {
     expect_bytes(&mut last, b"waits in the backlog");
     leave(last);
 }
+
+#[test]
+fn uppercase_answers_whole_lines_however_they_arrive() {
+    let server = Example::start("uppercase");
+    let mut stream = server.connect();
+    for byte in b"one line\n" {
+        stream.write_all(&[*byte]).expect("send");
+    }
+    expect_bytes(&mut stream, b"ONE LINE\n");
+    stream.write_all(b"two\nthree\nhalf").expect("send");
+    expect_bytes(&mut stream, b"TWO\nTHREE\n");
+    stream.write_all(b" a line\n").expect("send");
+    expect_bytes(&mut stream, b"HALF A LINE\n");
+    leave(stream);
+}
+
+#[test]
+fn uppercase_answers_megabytes_to_a_client_that_reads_them_late() {
+    let server = Example::start("uppercase");
+    let lines = b"0123456789 abcdefghijklmnopqrstuvwxyz\n".repeat(2 * MIB / 38);
+    let mut stream = server.connect();
+    let sent = stuff(&mut stream, &lines) / 38 * 38;
+    expect_bytes(&mut stream, &lines[..sent].to_ascii_uppercase());
+}
+
+#[test]
+fn uppercase_ends_only_the_connection_whose_line_is_larger_than_its_buffer() {
+    let server = Example::start("uppercase");
+    let mut other = server.connect();
+    ping(&mut other, b"OTHER\n");
+    let mut stream = server.connect();
+    stuff(&mut stream, &[b'a'; 100_000]);
+    half_close(&stream);
+    expect_end(&mut stream);
+    ping(&mut other, b"STILL HERE\n");
+}

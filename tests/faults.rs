@@ -203,6 +203,7 @@ fn a_connection_that_cannot_be_watched_ends_and_the_next_ones_are_served() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 fn a_file_limit_that_falls_and_rises_is_survived_and_nobody_need_come_again() {
     if !have("prlimit", &["--version"]) {
         return;
@@ -617,7 +618,7 @@ fn the_buffers_of_clients_that_never_read_are_given_back_when_they_leave() {
 /// This many connections, all accepted, on which nothing happens.
 fn idle(daemon: &Daemon, count: usize) -> Option<Vec<TcpStream>> {
     // Beside this test another one may run.
-    if raise_file_limit(0).expect("file limit") < count + 2000 {
+    if raise_file_limit(0) < count + 2000 {
         eprintln!("NOT RUN: this test needs {} files", count + 2000);
         return None;
     }

@@ -421,7 +421,7 @@ fn a_number_of_messages_comes_back_whole_however_far_a_server_is_behind_their_ra
 }
 
 #[test]
-fn an_open_loop_holds_its_connections_to_the_end() {
+fn an_open_loop_holds_its_connections_until_would_block() {
     let counts = Arc::new([const { AtomicUsize::new(0) }; 3]);
     let counted = Arc::clone(&counts);
     // On every other connection the last message is one of the first eighty.

@@ -165,13 +165,13 @@ fn at_trace_the_log_shows_the_events_and_what_each_call_answered() {
     ping(&mut stream, b"hello");
     leave(stream);
     let expected = [
-        "somebody waits",
+        "a connection waits",
         "from tcp://",
         "accept answers WouldBlock",
         "readable",
         "recv answers Ok(Bytes(5))",
         "send answers Ok(Bytes(5))",
-        "recv answers Ok(End)",
+        "recv answers Ok(EndOfStream)",
         "its peer ended it",
     ];
     eventually("the trace of an echo", || {

@@ -120,6 +120,7 @@ fn is_silent(stream: &TcpStream) -> bool {
 
 /// The samples, or what is wrong with the text: stricter than Prometheus, which takes more, and with
 /// the conventions of naming.
+#[expect(clippy::too_many_lines, reason = "one rule of the format after the other")]
 fn parse(text: &str) -> Result<Samples, String> {
     let (mut samples, mut described) = (Samples::new(), HashSet::new());
     // The metric that is spoken of, and whether its type is known.
@@ -226,6 +227,7 @@ fn the_checker_of_these_tests_takes_what_is_right_and_nothing_else() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "traffic of every kind, then a table of all values")]
 fn the_values_are_those_of_the_traffic_and_of_the_log() {
     let (daemon, metrics) = start(&["--idle-timeout", "3s", "--max-connections-per-ip", "2"]);
     for i in 0..3 {

@@ -36,7 +36,7 @@ fn bulk(server: &InProcess, rounds: usize, seed: u64) {
 
 #[test]
 fn what_is_sent_comes_back() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let mut stream = server.connect();
     ping(&mut stream, b"Hello, world");
     for length in [1, 2, 1023, 1024, 65_535, 65_536, 65_537, 200_000] {
@@ -47,12 +47,12 @@ fn what_is_sent_comes_back() {
 
 #[test]
 fn a_peer_that_half_closes_gets_every_byte_of_256_mib_then_the_end() {
-    bulk(&InProcess::start(Config::default()), 256, 1);
+    bulk(&InProcess::start(Config::builder()), 256, 1);
 }
 
 #[test]
 fn eight_peers_at_once_each_get_their_own_256_mib_then_the_end() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     thread::scope(|scope| {
         for seed in 1..=8 {
             let server = &server;
@@ -63,7 +63,7 @@ fn eight_peers_at_once_each_get_their_own_256_mib_then_the_end() {
 
 #[test]
 fn a_peer_that_sends_2_mib_and_half_closes_before_it_reads_gets_all_of_it_then_the_end() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let message = pattern(2 * MIB, 2);
     let mut stream = server.connect();
     stream.write_all(&message).expect("send");
@@ -74,7 +74,7 @@ fn a_peer_that_sends_2_mib_and_half_closes_before_it_reads_gets_all_of_it_then_t
 
 #[test]
 fn stalled_readers_that_half_closed_get_all_of_it_then_the_end() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let message = pattern(64 * MIB, 3);
     let mut stalled: Vec<_> = (0..8)
         .map(|_| {
@@ -93,7 +93,7 @@ fn stalled_readers_that_half_closed_get_all_of_it_then_the_end() {
 
 #[test]
 fn the_end_that_comes_with_the_data_is_answered() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     for _ in 0..500 {
         let mut stream = server.connect();
         stream.write_all(b"data and end together").expect("send");
@@ -105,7 +105,7 @@ fn the_end_that_comes_with_the_data_is_answered() {
 
 #[test]
 fn bytes_before_and_behind_urgent_data_come_back() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let mut stream = server.connect();
     for _ in 0..200 {
         stream.write_all(b"before").expect("send");
@@ -118,7 +118,7 @@ fn bytes_before_and_behind_urgent_data_come_back() {
 
 #[test]
 fn urgent_data_among_bytes_that_wait_hides_none_of_them() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let message = pattern(64 * MIB, 4);
     let mut stream = server.connect();
     let sent = stuff(&mut stream, &message);
@@ -141,7 +141,7 @@ fn urgent_data_among_bytes_that_wait_hides_none_of_them() {
 
 #[test]
 fn one_byte_at_a_time_comes_back_one_byte_at_a_time() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let mut stream = server.connect();
     for byte in pattern(2000, 5) {
         ping(&mut stream, &[byte]);
@@ -151,7 +151,7 @@ fn one_byte_at_a_time_comes_back_one_byte_at_a_time() {
 
 #[test]
 fn a_reset_ends_only_its_own_connection() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let mut friend = server.connect();
     let message = pattern(64 * MIB, 6);
     for i in 0..50 {
@@ -170,13 +170,13 @@ fn a_reset_ends_only_its_own_connection() {
 
 #[test]
 fn the_smallest_buffer_carries_everything_too() {
-    let server = InProcess::start(Config { max_buffer: 1024, ..Config::default() });
+    let server = InProcess::start(Config::builder().max_buffer(1024));
     bulk(&server, 8, 7);
 }
 
 #[test]
 fn a_peer_that_is_gone_before_its_echo_is_back_harms_nobody() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let mut friend = server.connect();
     for _ in 0..200 {
         let mut stream = server.connect();
@@ -190,7 +190,7 @@ fn a_peer_that_is_gone_before_its_echo_is_back_harms_nobody() {
 
 #[test]
 fn a_server_that_is_gone_refuses() {
-    let server = InProcess::start(Config::default());
+    let server = InProcess::start(Config::builder());
     let address = server.address;
     let mut stream = connect(address);
     ping(&mut stream, b"hello");

@@ -9,58 +9,60 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Parser};
 use log::{LevelFilter, info, warn};
 
-use echoloop::cli::units;
-use echoloop::process::log_sink;
-use echoloop::process::{limits, systemd};
+use echoloop::cli::{self, units};
+use echoloop::net::endpoint::EndpointError;
+use echoloop::process::{limits, log_sink, systemd};
+use echoloop::protocol::Echo;
+use echoloop::server::config::ConfigError;
 use echoloop::sources::metrics::{self, Metrics};
 use echoloop::sources::signals::Signals;
-use echoloop::sources::statistics::Stats;
-use echoloop::{Address, Config, End, Endpoint, Server, cli};
+use echoloop::sources::statistics::Statistics;
+use echoloop::{Address, Config, Endpoint, Server, StopReason};
 
 const NAME: &str = "echod";
 
-/// Echoes what it receives, until stopped.
+/// Echoes what it receives, until it is stopped.
 ///
-/// Once all endpoints are bound, each address stands on a line of its own on stdout. SIGTERM and
-/// SIGINT give back all that was taken, then end; a second one ends at once.
+/// When all endpoints are bound, stdout gets one line for each address. SIGTERM and SIGINT drain: all that
+/// was received is sent back, then the daemon ends. A second signal ends it at once.
 ///
 /// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {
-    /// tcp://HOST:PORT, where HOST is a name, an IPv4 address, an IPv6 address in brackets, or
-    /// nothing for every interface, and PORT is a number, 0 for one that the system picks, or a
-    /// service's name; or unix:PATH
+    /// Where to listen: tcp://HOST:PORT or unix:PATH. HOST is a name, an IPv4 address, an IPv6 address in
+    /// brackets, or nothing for every interface. PORT is a number, 0 for one that the system picks, or the
+    /// name of a service
     ///
     /// [default: `tcp://127.0.0.1:65432`, or what systemd hands over]
     #[arg(value_name = "ENDPOINT")]
     endpoints: Vec<Endpoint>,
 
-    /// Connections held at once; more wait in the backlog
-    /// [default: what the limit of open files allows, less the daemon's own]
+    /// Most connections held at once; more wait in the backlog
+    /// [default: what the limit of open files allows, less the daemon's own files]
     #[arg(long, value_name = "N", value_parser = units::count)]
     max_connections: Option<usize>,
 
-    /// Connections held at once from one IP address; more are closed as soon as they come
+    /// Most connections held at once from one IP address; more are closed as soon as they come
     /// [default: no limit]
     #[arg(long, value_name = "N", value_parser = units::count)]
     max_connections_per_ip: Option<usize>,
 
-    /// Bytes held for a connection that does not read what it is owed; at least 1KiB
+    /// Most bytes held for a connection in each direction; at least 1KiB
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = units::size)]
     max_buffer: usize,
 
-    /// Close a connection on which no byte moved for that long, stalled readers included; 0 is never
+    /// Close a connection on which no byte moved for this time, also a reader that stalls; 0 is never
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     idle_timeout: Duration,
 
-    /// Ask after a silent peer after that long, then three times, a third of it, and at least 1s,
-    /// apart; end a connection whose peer has for twice that long not answered, or not taken what it
-    /// is owed; whole seconds, 0 is never
+    /// Find peers that have vanished: after this time without a byte send three probes, a third of it and at
+    /// least 1s apart, then give the peer up. Also give up a peer that takes nothing of what it is owed
+    /// for twice this time. Whole seconds; 0 is never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
     keepalive: Duration,
 
-    /// On SIGTERM or SIGINT, take at most that long to give back what was taken; 0 ends at once
+    /// Longest time of a drain; 0 ends at once
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::duration)]
     drain_timeout: Duration,
 
@@ -72,8 +74,8 @@ struct Options {
     #[arg(long)]
     reuse_port: bool,
 
-    /// After an event, poll without sleeping for up to that long before waiting: lower latency for
-    /// processor time, such as 100us; 0 is never
+    /// After an event, poll without sleeping for this time before waiting, such as 100us: lower latency for
+    /// processor time; 0 is never
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     busy_poll: Duration,
 
@@ -81,11 +83,11 @@ struct Options {
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
 
-    /// Permissions of a Unix socket, octal [default: 666 less the umask]
+    /// Permissions of Unix sockets, octal [default: 666 less the umask]
     #[arg(long, value_name = "OCTAL", value_parser = units::mode)]
     unix_mode: Option<u32>,
 
-    /// Log a line of counters each interval; 0 is never. SIGUSR1 logs one at once, and so does the end
+    /// Log a line of counters at this interval; 0 is never. SIGUSR1 logs one at once, and so does the end
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     stats_interval: Duration,
 
@@ -93,7 +95,7 @@ struct Options {
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     metrics: Option<Endpoint>,
 
-    /// Log more: once debug, twice trace; where it is set, `RUST_LOG` wins
+    /// Log more: once debug, twice trace. `RUST_LOG`, where set, wins
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
 
@@ -121,22 +123,22 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> io::Result<ExitCode> {
     let level = options.level();
-    let inherited = systemd::handed_over()?;
+    let inherited = systemd::inherited_sockets()?;
     let others = inherited.len() + 2 * options.endpoints.len() + options.metrics_files();
-    let most = limits::raise_file_limit(others)?;
-    let config = options.config(most, inherited.is_empty());
-    if let Err(why) = config.check() {
-        return Ok(cli::usage(NAME, &why));
-    }
+    let most = limits::raise_file_limit(others);
+    let config = match options.config(most) {
+        Ok(config) => config,
+        Err(e) => return Ok(cli::usage(NAME, &e.to_string())),
+    };
     let mut log = log_sink::install(level)?;
-    if config.max_connections > most {
+    if config.max_connections() > most {
         warn!("the limit of open files allows only {most} connections");
     }
     let exit = match serve(&config, inherited, options) {
-        Ok(End::Drained { .. }) => ExitCode::SUCCESS,
-        Ok(End::Stopped { status }) => ExitCode::from(status),
+        Ok(StopReason::Stopped { status }) => ExitCode::from(status),
+        Ok(_) => ExitCode::SUCCESS,
         Err(e) => {
-            // By way of the log's queue, behind a line that may be stuck in a stalled stderr.
+            // Through the queue of the log, since stderr itself may block.
             log.write_all(format!("{NAME}: {e}\n").as_bytes())?;
             ExitCode::FAILURE
         }
@@ -145,40 +147,39 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     Ok(exit)
 }
 
-fn serve(config: &Config, inherited: Vec<OwnedFd>, options: &Options) -> io::Result<End> {
-    let mut server = Server::adopt(inherited, config)?;
+fn serve(config: &Config, inherited: Vec<OwnedFd>, options: &Options) -> io::Result<StopReason> {
+    let mut server = Server::adopt(Echo, inherited, config)?;
     let metrics = options
         .metrics
         .clone()
         .map(Metrics::bind)
         .transpose()
         .map_err(|e| io::Error::new(e.kind(), format!("no place for the metrics: {e}")))?;
-    // Behind all that may take long, such as to look up a name: a signal ends the process until here.
-    // And before the addresses are out: whoever reads them may send one at once.
-    server.invite(Box::new(Signals::of_a_daemon()?))?;
+    let manager = systemd::ServiceManager::from_env();
+    // Until here a signal ends the process, even while a name is looked up. And a program that reads the
+    // addresses may send a signal at once, so the handlers are installed before they are printed.
+    server.add_source(Box::new(Signals::install(manager.clone())?))?;
     if let Some(interval) = optional(options.stats_interval) {
-        server.invite(Box::new(Stats::every(interval, Instant::now())))?;
+        server.add_source(Box::new(Statistics::every(interval, Instant::now())))?;
     }
     if let Some(metrics) = metrics {
         for address in metrics.addresses().iter().filter_map(Address::as_tcp) {
             info!("metrics on http://{address}/metrics");
         }
-        server.invite(Box::new(metrics))?;
+        server.add_source(Box::new(metrics))?;
     }
-    info!(
-        "at most {} connections, {} bytes held for each",
-        config.max_connections, config.max_buffer
-    );
+    let (connections, bytes) = (config.max_connections(), config.max_buffer());
+    info!("at most {connections} connections, {bytes} bytes held for each");
     if let Err(e) = print_addresses(&server) {
         warn!("cannot print the addresses: {e}");
     }
-    systemd::ready();
-    let ended = server.run()?;
-    if let End::Drained { cut_off: cut_off @ 1.. } = ended.end {
+    manager.ready();
+    let summary = server.run()?;
+    if let StopReason::Drained { cut_off: cut_off @ 1.. } = summary.stop_reason {
         warn!("the drain's deadline cut off {cut_off} connection(s)");
     }
-    info!("{}", ended.counters);
-    Ok(ended.end)
+    info!("{summary}");
+    Ok(summary.stop_reason)
 }
 
 impl Options {
@@ -194,44 +195,40 @@ impl Options {
         }
     }
 
-    /// Those of its listeners and its clients.
+    /// Returns the number of files of the metrics: listeners and clients.
     fn metrics_files(&self) -> usize {
         self.metrics.as_ref().map_or(0, |_| 2 + metrics::CLIENTS)
     }
 
-    /// Where nobody has handed sockets over, there is an endpoint to listen on by default.
-    fn config(&self, most: usize, by_default: bool) -> Config {
-        let mut endpoints = self.endpoints.clone();
-        if endpoints.is_empty() && by_default {
-            endpoints.push(Endpoint::default());
-        }
-        Config {
-            endpoints,
-            max_connections: self.max_connections.unwrap_or(most),
-            max_connections_per_ip: self.max_connections_per_ip,
-            max_buffer: self.max_buffer,
-            idle_timeout: optional(self.idle_timeout),
-            keepalive: optional(self.keepalive),
-            drain_timeout: self.drain_timeout,
-            backlog: self.backlog.try_into().unwrap_or(u32::MAX),
-            reuse_port: self.reuse_port,
-            busy_poll: optional(self.busy_poll),
-            congestion: self.congestion.clone(),
-            unix_mode: self.unix_mode,
-        }
+    fn config(&self, most: usize) -> Result<Config, ConfigError> {
+        Config::builder()
+            .endpoints(self.endpoints.iter().cloned())
+            .max_connections(self.max_connections.unwrap_or(most))
+            .max_connections_per_ip(self.max_connections_per_ip)
+            .max_buffer(self.max_buffer)
+            .idle_timeout(optional(self.idle_timeout))
+            .keepalive(optional(self.keepalive))
+            .drain_timeout(self.drain_timeout)
+            .backlog(self.backlog.try_into().unwrap_or(u32::MAX))
+            .reuse_port(self.reuse_port)
+            .busy_poll(optional(self.busy_poll))
+            .congestion(self.congestion.clone())
+            .unix_mode(self.unix_mode)
+            .build()
     }
 }
 
-fn optional(wait: Duration) -> Option<Duration> {
-    Some(wait).filter(|wait| !wait.is_zero())
+/// Returns `None`, which is never, for a duration of 0.
+fn optional(duration: Duration) -> Option<Duration> {
+    Some(duration).filter(|duration| !duration.is_zero())
 }
 
 fn host_and_port(text: &str) -> Result<Endpoint, String> {
-    let endpoint: Endpoint = text.parse()?;
+    let endpoint: Endpoint = text.parse().map_err(|e: EndpointError| e.to_string())?;
     if endpoint.is_unix() { Err("expected HOST:PORT".into()) } else { Ok(endpoint) }
 }
 
-/// In one write: whoever reads the first line can have them all.
+/// Prints all addresses in one write, so that a program which has read the first line can read them all.
 fn print_addresses(server: &Server) -> io::Result<()> {
     let mut lines = Vec::new();
     for address in server.local_addrs() {

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::net::escape::one_line;
+
 /// Parses the command line of this process.
 ///
 /// # Errors
@@ -43,25 +45,4 @@ fn error_line(message: &str) -> String {
 /// if stderr is closed.
 pub fn complain(name: &str, why: &str) {
     let _ = writeln!(io::stderr(), "{name}: {}", one_line(why));
-}
-
-/// Escapes control characters, which could end the line or control the terminal: a message may quote
-/// text from a peer or a user.
-pub fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.trim_end_matches('\n').chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_that_quotes_another_stays_one_line() {
-        let line = one_line("INFO from a\nERROR forged \x1b[2J \u{e9}\n");
-        assert_eq!(line, "INFO from a\\nERROR forged \\u{1b}[2J \u{e9}");
-    }
 }

@@ -170,7 +170,7 @@ impl<S: ConnectingStream> Client<S> {
                     self.last_progress = now;
                     self.compare(context, n, load)?;
                 }
-                Received::End => return self.end_of_stream(),
+                Received::EndOfStream => return self.end_of_stream(),
                 Received::WouldBlock => {}
             }
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::load::plan_error::PlanError;
-use crate::net::endpoint::Address;
+use crate::net::address::Address;
 
 const MAX_LENGTH: u64 = 1024 * 1024 * 1024;
 

@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
     use crate::load::plan::{PlanBuilder, Stop};
-    use crate::net::endpoint::Address;
+    use crate::net::address::Address;
 
     const LONG: Duration = Duration::from_secs(60);
 

@@ -285,7 +285,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::net::endpoint::Address;
+    use crate::net::address::Address;
 
     fn plan(rate: u64, warm_up: u64, stop: Stop) -> Plan {
         let target = Address::Tcp(([127, 0, 0, 1], 7).into());

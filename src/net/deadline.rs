@@ -1,17 +1,17 @@
-//! Who is due next.
+//! Deadlines: which connection is due next.
 //!
-//! A socket that dies says nothing, so a server must sometimes act because nothing happened. Rather
-//! than wake up now and then to look, the loop asks here how long it may sleep: exactly until the
-//! next deadline. This file reads no clock; time is what it is told.
+//! A socket whose peer vanished says nothing, so a server must sometimes act because nothing happened.
+//! The loop does not wake up now and then to look. It asks here how long it may sleep: exactly until
+//! the earliest deadline. This file reads no clock; the caller passes the time.
 //!
-//! An entry is a moment before which its connection need not be looked at. Traffic only ever moves a
-//! deadline further away, so traffic need not touch the list: whoever comes up and has moved since is
-//! put back with the later moment. A busy connection costs one entry a timeout, however busy it is.
+//! An entry is a time before which its connection need not be looked at. Traffic only moves a deadline
+//! further away, so traffic does not touch the queue: a connection that comes up and has moved since is
+//! put back with its later time. A busy connection costs one entry a timeout, however busy it is.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Deadlines of things that have small integer keys, at most one a key.
+/// Deadlines of things that have small integer keys, at most one deadline a key.
 #[derive(Debug, Default)]
 pub struct Deadlines {
     in_order: BTreeSet<(Instant, usize)>,
@@ -19,10 +19,10 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// `key` is due at `at`, in place of any moment given before; `None` is never.
+    /// Sets the deadline of `key`, in place of its previous one. `None` is never.
     pub fn schedule(&mut self, key: usize, at: Option<Instant>) {
-        if let Some(before) = self.by_key.get_mut(key).and_then(Option::take) {
-            self.in_order.remove(&(before, key));
+        if let Some(previous) = self.by_key.get_mut(key).and_then(Option::take) {
+            self.in_order.remove(&(previous, key));
         }
         let Some(at) = at else { return };
         if self.by_key.len() <= key {
@@ -32,12 +32,12 @@ impl Deadlines {
         self.in_order.insert((at, key));
     }
 
-    /// The earliest deadline.
+    /// Returns the earliest deadline.
     pub fn next(&self) -> Option<Instant> {
         self.in_order.first().map(|&(at, _)| at)
     }
 
-    /// Takes out the earliest of those that are due at `now`.
+    /// Removes the earliest deadline if it is due at `now`, and returns its key.
     pub fn pop_due(&mut self, now: Instant) -> Option<usize> {
         let &(at, key) = self.in_order.first()?;
         if at > now {
@@ -48,7 +48,8 @@ impl Deadlines {
     }
 }
 
-/// The moment `wait` after `start`; `None`, which is never, for one that the clock cannot express.
+/// Returns the time `wait` after `start`. `None` is never, also for a time that the clock cannot
+/// express.
 pub fn after(start: Instant, wait: Option<Duration>) -> Option<Instant> {
     start.checked_add(wait?)
 }
@@ -60,7 +61,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_earliest_comes_first_and_nobody_before_time() {
+    fn the_earliest_comes_first_and_none_before_its_time() {
         let start = Instant::now();
         let mut deadlines = Deadlines::default();
         for (key, seconds) in [(0, 3), (7, 1), (4, 2)] {
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_one_deadline_the_last_one_told() {
+    fn a_key_has_one_deadline_the_last_one_set() {
         let start = Instant::now();
         let mut deadlines = Deadlines::default();
         deadlines.schedule(1, Some(start));

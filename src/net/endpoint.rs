@@ -1,22 +1,25 @@
-//! Where to listen, or whom to call: `tcp://HOST:PORT` or `unix:PATH`, parsed once into a type.
+//! Endpoints: where to listen, or what to connect to. `tcp://HOST:PORT` or `unix:PATH`, parsed once into
+//! a type.
 
-use std::ffi::OsStr;
-use std::fmt::{self, Write as _};
+use std::error::Error;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use dns_lookup::{AddrInfoHints, getaddrinfo};
-use socket2::SockAddr;
+use socket2::Type;
 
-/// What a user names. A host may stand for several addresses, an empty one for every interface.
+use crate::net::address::{Address, write_path};
+
+/// An endpoint as a user names it. A host name may stand for several addresses; no host stands for every
+/// interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint(Named);
+pub struct Endpoint(Kind);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Named {
+enum Kind {
     Tcp { host: Host, port: Port },
     Unix(PathBuf),
 }
@@ -25,54 +28,38 @@ enum Named {
 enum Host {
     EveryInterface,
     Address(IpAddr),
-    /// A name, or an IPv6 address with a zone (`fe80::1%eth0`), which only the system can look up.
+    /// A name, or an IPv6 address with a zone (`fe80::1%eth0`). Only the system can look it up.
     Name(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Port {
     Number(u16),
-    /// Looked up in services(5).
+    /// A name in services(5).
     Service(String),
 }
 
-/// What a socket is bound or connected to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Address {
-    /// An IP address and a port.
-    Tcp(SocketAddr),
-    /// The path of a Unix socket; `@` and its name for an abstract one (unix(7)); empty where it has
-    /// neither, as a client's nearly never has.
-    Unix(PathBuf),
-}
+/// A text that is not an endpoint. It prints as a sentence that says what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointError(String);
 
-impl Address {
-    /// The IP address and port, if it has them.
-    pub fn as_tcp(&self) -> Option<SocketAddr> {
-        match self {
-            Address::Tcp(address) => Some(*address),
-            Address::Unix(_) => None,
-        }
-    }
-
-    /// The path, if it is one.
-    pub fn as_unix(&self) -> Option<&Path> {
-        match self {
-            Address::Tcp(_) => None,
-            Address::Unix(path) => Some(path),
-        }
+impl fmt::Display for EndpointError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
-impl From<&SockAddr> for Address {
-    fn from(address: &SockAddr) -> Address {
-        if let Some(address) = address.as_socket() {
-            return Address::Tcp(address);
-        }
-        if let Some(name) = address.as_abstract_namespace() {
-            return Address::Unix(OsStr::from_bytes(&[b"@", name].concat()).into());
-        }
-        Address::Unix(address.as_pathname().unwrap_or(Path::new("")).to_owned())
+impl Error for EndpointError {}
+
+impl From<EndpointError> for io::Error {
+    fn from(e: EndpointError) -> io::Error {
+        io::Error::new(ErrorKind::InvalidInput, e)
+    }
+}
+
+impl From<&str> for EndpointError {
+    fn from(reason: &str) -> EndpointError {
+        EndpointError(reason.to_owned())
     }
 }
 
@@ -86,25 +73,25 @@ impl Default for Endpoint {
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Endpoint {
         let (host, port) = (Host::Address(address.ip()), Port::Number(address.port()));
-        Endpoint(Named::Tcp { host, port })
+        Endpoint(Kind::Tcp { host, port })
     }
 }
 
 impl Endpoint {
-    /// Whether it is the path of a Unix socket.
+    /// Returns whether the endpoint is the path of a Unix socket.
     pub fn is_unix(&self) -> bool {
-        matches!(self.0, Named::Unix(_))
+        matches!(self.0, Kind::Unix(_))
     }
 
-    /// Every address that it stands for, each once, v4 before v6. A name is looked up now, with a call
-    /// that waits: resolve before the loop runs, never in it.
+    /// Returns every address of the endpoint, each once, IPv4 before IPv6. It looks a name up with
+    /// getaddrinfo(3), which waits: call it before the loop runs, never from within.
     ///
     /// # Errors
-    /// The host or the service is not known, or the resolver cannot be asked.
+    /// The host or the service is not known, or the resolver does not answer.
     pub fn resolve(&self) -> io::Result<Vec<Address>> {
         let (host, port) = match &self.0 {
-            Named::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
-            Named::Tcp { host, port } => (host, port),
+            Kind::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
+            Kind::Tcp { host, port } => (host, port),
         };
         let port = port.resolve()?;
         let mut addresses = match host {
@@ -132,54 +119,54 @@ impl Port {
         };
         let found = look_up(None, service).ok().and_then(|found| found.first()?.as_tcp());
         found.map(|address| address.port()).ok_or_else(|| {
-            let why = format!("no service is called `{service}` here: give the port's number");
-            io::Error::new(ErrorKind::NotFound, why)
+            let reason = format!("no service is called `{service}` here: give the port's number");
+            io::Error::new(ErrorKind::NotFound, reason)
         })
     }
 }
 
-/// By getaddrinfo(3), which unlike the standard library's lookup knows services and zones.
+/// Looks up with getaddrinfo(3). The standard library's lookup knows no services and no zones.
 fn look_up(host: Option<&str>, service: &str) -> io::Result<Vec<Address>> {
-    let hints = AddrInfoHints { socktype: libc::SOCK_STREAM, ..AddrInfoHints::default() };
+    let hints = AddrInfoHints { socktype: Type::STREAM.into(), ..AddrInfoHints::default() };
     let found = getaddrinfo(host, Some(service), Some(hints))?;
     found.map(|found| Ok(Address::Tcp(found?.sockaddr))).collect()
 }
 
 impl FromStr for Endpoint {
-    type Err = String;
+    type Err = EndpointError;
 
-    fn from_str(text: &str) -> Result<Endpoint, String> {
+    fn from_str(text: &str) -> Result<Endpoint, EndpointError> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
                 "" => Err("no path, expected unix:PATH".into()),
-                path => Ok(Endpoint(Named::Unix(path.into()))),
+                path => Ok(Endpoint(Kind::Unix(path.into()))),
             };
         }
         let rest = match text.split_once("://") {
             Some(("tcp", rest)) => rest,
             Some((scheme, _)) => {
                 let scheme = scheme.escape_debug();
-                return Err(format!(
+                return Err(EndpointError(format!(
                     "unknown scheme `{scheme}`, expected tcp://HOST:PORT or unix:PATH"
-                ));
+                )));
             }
             None => text,
         };
         let (host, port) = rest
             .rsplit_once(':')
-            // That colon is the address's.
+            // This colon belongs to an IPv6 address.
             .filter(|_| !rest.ends_with(']'))
             .ok_or("no port, expected HOST:PORT")?;
-        Ok(Endpoint(Named::Tcp { port: port.parse()?, host: host.parse()? }))
+        Ok(Endpoint(Kind::Tcp { port: port.parse()?, host: host.parse()? }))
     }
 }
 
 impl FromStr for Port {
-    type Err = String;
+    type Err = EndpointError;
 
-    /// A service's name has a letter in it (RFC 6335, section 5.1), a number has none.
-    fn from_str(text: &str) -> Result<Port, String> {
-        // A number may not begin with a `+`, as Rust's own may.
+    /// A service name holds a letter (RFC 6335, section 5.1), a number does not.
+    fn from_str(text: &str) -> Result<Port, EndpointError> {
+        // Rust's own parser accepts a leading `+`.
         if let Some(number) = text.parse().ok().filter(|_| !text.starts_with('+')) {
             return Ok(Port::Number(number));
         }
@@ -189,30 +176,26 @@ impl FromStr for Port {
             return Ok(Port::Service(text.to_owned()));
         }
         let text = text.escape_debug();
-        Err(format!("`{text}` is not a port, expected a number from 0 to 65535 or a service"))
+        Err(EndpointError(format!(
+            "`{text}` is not a port, expected a number from 0 to 65535 or a service"
+        )))
     }
 }
 
 impl FromStr for Host {
-    type Err = String;
+    type Err = EndpointError;
 
-    fn from_str(text: &str) -> Result<Host, String> {
-        // Looked up, `*` would stand for loopback: getaddrinfo(3) of glibc takes it for no name at all.
+    fn from_str(text: &str) -> Result<Host, EndpointError> {
+        // glibc's getaddrinfo(3) takes `*` for no name, which would mean loopback.
         if text.is_empty() || text == "*" {
             return Ok(Host::EveryInterface);
         }
         if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
-            return Err(format!("`{}` is not a host name", text.escape_debug()));
+            return Err(EndpointError(format!("`{}` is not a host name", text.escape_debug())));
         }
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or("no `]` behind the IPv6 address")?;
-            let (ip, zone) = inner.split_once('%').map_or((inner, ""), |(ip, zone)| (ip, zone));
-            let ip: Ipv6Addr =
-                ip.parse().map_err(|_| format!("`{inner}` is not an IPv6 address"))?;
-            return Ok(match zone {
-                "" => Host::Address(ip.into()),
-                _ => Host::Name(inner.to_owned()),
-            });
+            return parse_ipv6(inner);
         }
         if text.contains(':') {
             return Err("an IPv6 address goes in brackets: [::1]:65432".into());
@@ -224,11 +207,18 @@ impl FromStr for Host {
     }
 }
 
+fn parse_ipv6(text: &str) -> Result<Host, EndpointError> {
+    let (ip, zone) = text.split_once('%').unwrap_or((text, ""));
+    let ip: Ipv6Addr =
+        ip.parse().map_err(|_| EndpointError(format!("`{text}` is not an IPv6 address")))?;
+    Ok(if zone.is_empty() { Host::Address(ip.into()) } else { Host::Name(text.to_owned()) })
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Named::Unix(path) => write_path(f, path),
-            Named::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Kind::Unix(path) => write_path(f, path),
+            Kind::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
         }
     }
 }
@@ -252,28 +242,6 @@ impl fmt::Display for Port {
             Port::Service(service) => f.write_str(service),
         }
     }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp(address) => write!(f, "tcp://{address}"),
-            Address::Unix(path) => write_path(f, path),
-        }
-    }
-}
-
-/// A path may be any bytes but 0, and a client chooses its own: what could end a line, or move a
-/// terminal's cursor, is escaped.
-fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
-    f.write_str("unix:")?;
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
-        }
-        write!(f, "{}", chunk.invalid().escape_ascii())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -318,7 +286,7 @@ mod tests {
             ("a\nb:7", "`a\\nb` is not a host name"),
             ("unix:", "no path"),
         ] {
-            let error = text.parse::<Endpoint>().unwrap_err();
+            let error = text.parse::<Endpoint>().unwrap_err().to_string();
             assert!(error.contains(why), "{text:?}: {error}");
         }
     }
@@ -335,14 +303,5 @@ mod tests {
     fn a_service_that_nobody_knows_is_named() {
         let endpoint: Endpoint = "127.0.0.1:no-such-service".parse().unwrap();
         assert!(endpoint.resolve().unwrap_err().to_string().contains("`no-such-service`"));
-    }
-
-    #[test]
-    fn a_path_cannot_forge_a_line_or_move_the_cursor() {
-        let path = Path::new(OsStr::from_bytes(b"/a\n\x1b[31m \xc3\xa9\xff\xc2\x85"));
-        assert_eq!(
-            Address::Unix(path.into()).to_string(),
-            "unix:/a\\n\\u{1b}[31m \u{e9}\\xff\\u{85}"
-        );
     }
 }

@@ -1,9 +1,13 @@
-//! One nonblocking call and its answers, and what both loops build on it: latched readiness, sockets,
-//! buffers, deadlines, endpoints.
+//! What both loops build on: one nonblocking call and its answers, latched readiness, sockets, buffers,
+//! deadlines, addresses, and the wait.
+//!
+//! Nothing here decides what a server or a client does.
 
+pub mod address;
 pub mod buffer;
 pub mod deadline;
 pub mod endpoint;
+pub mod escape;
 pub mod nonblocking;
 pub mod ready;
 pub mod socket;

@@ -1,8 +1,9 @@
 //! One nonblocking call, and every answer it can give.
 //!
-//! A blocking `recv` has two good answers: some bytes, or the end. It waits inside the call until it
-//! has one of them. A nonblocking `recv` has a third, *would block*: nothing now, ask again when told
-//! to. `EINTR` is no answer at all: the call is made again, here, and nobody else hears of it.
+//! A blocking `recv` has two good answers, some bytes or the end of the stream, and waits until it has
+//! one of them. A nonblocking `recv` has a third answer, *would block*: there is nothing now, call
+//! again when an event says so. `EINTR` is not an answer: [`recv`] and [`send`] repeat the call, and
+//! no other code sees it.
 //!
 //! Sources: recv(2), send(2), and "Non-blocking Sockets" in the Socket Programming HOWTO.
 
@@ -10,57 +11,59 @@ use std::io::{self, ErrorKind, Read, Write};
 
 /// A connected stream whose calls never wait.
 pub trait Stream: Read + Write {
-    /// Whether a recv that fills less than the room it was given may stand for "empty now", so that
-    /// the next recv, which would only say "would block", need not be made. Where that is not sure, a
-    /// stream that claims it hangs.
+    /// Returns whether a recv that does not fill its buffer may stand for "empty now". The next recv,
+    /// which could only answer "would block", is then left out. A stream that returns `true` where this
+    /// is not certain loses data: its connection waits for an event that never comes.
     fn short_recv_means_empty(&self) -> bool;
 
-    /// Ends our direction, shutdown(2) with `SHUT_WR`: the peer gets what is under way, then the end.
+    /// Ends our direction of the stream: shutdown(2) with `SHUT_WR`. The peer receives what was sent
+    /// before, then the end.
     ///
     /// # Errors
-    /// What shutdown(2) says, such as `ENOTCONN` when the peer has reset the connection.
+    /// Those of shutdown(2), for example `ENOTCONN` after the peer has reset the connection.
     fn shutdown_write(&self) -> io::Result<()>;
 }
 
-/// What a nonblocking recv answered.
+/// Answer of a nonblocking recv.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// This many bytes, at least one.
+    /// Number of bytes received, at least 1.
     Bytes(usize),
-    /// Zero bytes: the peer has finished sending. It may well still be receiving.
-    End,
+    /// Zero bytes: the peer has finished sending. It may still be receiving.
+    EndOfStream,
     /// Nothing now.
     WouldBlock,
 }
 
-/// What a nonblocking send answered.
+/// Answer of a nonblocking send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// The kernel took this many bytes, perhaps fewer than were offered.
+    /// Number of bytes that the kernel took, at least 1. It may be less than was offered.
     Bytes(usize),
     /// The kernel's send buffer is full.
     WouldBlock,
 }
 
-/// Receives into `room`, which must not be empty: a recv into nothing answers 0, and 0 means the end.
+/// Receives into `room`, which must not be empty: a recv into no room answers 0, which would look like
+/// the end of the stream.
 ///
 /// # Errors
-/// Any error of recv(2) but `EAGAIN`, which is an answer, and `EINTR`.
+/// Those of recv(2), except `EAGAIN`, which is an answer, and `EINTR`.
 #[inline]
 pub fn recv(stream: &mut impl Read, room: &mut [u8]) -> io::Result<Received> {
     debug_assert!(!room.is_empty());
     Ok(match answer(|| stream.read(room))? {
-        Some(0) => Received::End,
+        Some(0) => Received::EndOfStream,
         Some(n) => Received::Bytes(n),
         None => Received::WouldBlock,
     })
 }
 
-/// Sends what the kernel will take of `bytes`, which must not be empty.
+/// Sends as many of `bytes`, which must not be empty, as the kernel takes.
 ///
 /// # Errors
-/// Any error of send(2) but `EAGAIN`, which is an answer, and `EINTR`; `WriteZero` for a stream that
-/// takes nothing and does not say why.
+/// Those of send(2), except `EAGAIN`, which is an answer, and `EINTR`. `WriteZero` if the stream takes
+/// nothing and gives no reason.
 #[inline]
 pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<Sent> {
     debug_assert!(!bytes.is_empty());
@@ -71,7 +74,7 @@ pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<Sent> {
     }
 }
 
-/// What the call says in the end, however often it was interrupted; `None` is "would block".
+/// Makes the call until it is not interrupted. `None` stands for "would block".
 fn answer(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
     loop {
         match call() {
@@ -85,8 +88,8 @@ fn answer(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usiz
     }
 }
 
-/// Whether an error is the answer "would block"; if not, the call was interrupted. Kept out of the line
-/// of the calls that succeed, which are nearly all: inlined, it was a fifth of an echo's instructions.
+/// Returns `true` for "would block" and `false` for an interrupted call. Not inlined: nearly all calls
+/// succeed, and inlined error handling was a fifth of an echo's instructions.
 #[cold]
 fn would_block(e: io::Error) -> io::Result<bool> {
     match e.kind() {

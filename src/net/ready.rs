@@ -1,9 +1,9 @@
-//! Readiness as a latched hint.
+//! Readiness, kept as a latched hint.
 //!
-//! An edge says once that something has changed. So what it said is kept until an answer proves it
-//! wrong: an event sets a bit, and a call that would block clears it, or a recv that met the end, or,
-//! where [`Stream::short_recv_means_empty`], one that left room. After back-pressure no event comes for
-//! bytes that have been there all along; the bit remembers them.
+//! Mio is edge-triggered: an event is reported once, when something changes. So the readiness that it
+//! reported is kept (latched) until a call proves it wrong: an event sets a bit, and only an answer of
+//! that call clears it. After back-pressure no new event comes for bytes that were there all the time;
+//! the latched bit remembers them.
 
 use std::fmt;
 use std::io;
@@ -13,38 +13,41 @@ use mio::event::Event;
 
 use crate::net::nonblocking::{self, Received, Sent, Stream};
 
-/// What an event says of a socket: a call in that direction may be worth making.
+/// What an event says about a socket: which calls may be worth making.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Readiness {
-    /// A recv may answer something else than would-block.
+    /// A recv may have another answer than would-block.
     pub readable: bool,
-    /// So may a send.
+    /// A send may have another answer than would-block.
     pub writable: bool,
-    /// A short recv now proves nothing: an end or an urgent mark is behind the bytes, and it was
-    /// announced with them, not again.
-    pub to_the_end: bool,
+    /// Recv must be repeated until it would block: a short recv proves nothing. The end of the stream
+    /// or an urgent mark stands behind the bytes, and it was announced together with them, not again.
+    pub until_would_block: bool,
 }
 
 impl Readiness {
-    /// Everything may be ready: ask the calls.
-    pub const ALL: Readiness = Readiness { readable: true, writable: true, to_the_end: true };
+    /// Everything may be ready: only the calls can tell.
+    pub const ALL: Readiness =
+        Readiness { readable: true, writable: true, until_would_block: true };
 }
 
-/// For the trace.
+/// The set bits by name, for the trace.
 impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said = [
+        let bits = [
             (self.readable, "readable"),
             (self.writable, "writable"),
-            (self.to_the_end, "to the end"),
+            (self.until_would_block, "until would-block"),
         ];
-        let said = said.iter().filter(|(said, _)| *said).map(|(_, word)| *word);
-        f.write_str(&said.collect::<Vec<_>>().join(", "))
+        let set = bits.iter().filter(|(set, _)| *set).map(|(_, name)| *name);
+        f.write_str(&set.collect::<Vec<_>>().join(", "))
     }
 }
 
-/// An end, an error or a hang-up may come with any bits or with none: ask both calls.
+/// An end of stream, an error or a hang-up can come with any other bits or with none. The event does
+/// not say which call will report it, so both are marked ready.
 impl From<&Event> for Readiness {
+    #[inline]
     fn from(event: &Event) -> Readiness {
         if event.is_error() || event.is_read_closed() || event.is_write_closed() {
             return Readiness::ALL;
@@ -52,37 +55,38 @@ impl From<&Event> for Readiness {
         Readiness {
             readable: event.is_readable(),
             writable: event.is_writable(),
-            to_the_end: event.is_priority(),
+            until_would_block: event.is_priority(),
         }
     }
 }
 
-/// What a client socket is registered for, once and never again.
+/// Interest with which a client socket is registered, once, and never changed.
 ///
-/// Edge-triggered, the kernel is silent until something changes, so to ask for writable costs nothing.
-/// A level-triggered loop that always does so spins, since a socket is nearly always writable:
-/// select's callers must ask only while something is owed.
+/// Edge-triggered, the kernel reports writable only when it changes, so asking for it costs nothing. A
+/// level-triggered loop that always asks for writable spins, because a socket is nearly always
+/// writable: a program that uses select(2) must ask only while it has bytes to send.
 pub fn interest() -> Interest {
     let both = Interest::READABLE | Interest::WRITABLE;
-    // An urgent mark cuts a recv short, so we must hear of it.
+    // A recv stops at an urgent mark, so the mark must be announced.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return both | Interest::PRIORITY;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     return both;
 }
 
-/// What is left of a connection, on either side, after it was driven.
+/// State of a connection, on either side, after it was driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// Nothing can be done before the next event.
     Blocked,
-    /// Its turn is over and there is more to do. No event will say so.
+    /// The budget of this turn is used up and there is more to do. No event will say so: the connection
+    /// belongs in the run queue.
     Again,
-    /// All is said: drop it.
+    /// The conversation is over: close the connection.
     Done,
 }
 
-/// A stream with what is known of its readiness.
+/// A stream together with its latched readiness.
 #[derive(Debug)]
 pub struct Latched<S> {
     stream: S,
@@ -90,37 +94,37 @@ pub struct Latched<S> {
 }
 
 impl<S: Stream> Latched<S> {
-    /// A stream of which nothing is known yet: its first event says what it is ready for, since to
-    /// register a socket makes the kernel report what is ready already.
+    /// Wraps a stream of which nothing is known yet. Its first event tells: the kernel reports what is
+    /// ready when a socket is registered.
     pub fn new(stream: S) -> Latched<S> {
         Latched { stream, ready: Readiness::default() }
     }
 
-    /// Latches what an event said. It decides nothing: never end a connection because a flag says
-    /// error, hang-up or end, for bytes can stand in front of it. The calls tell.
-    pub fn latch(&mut self, said: Readiness) {
-        self.ready.readable |= said.readable;
-        self.ready.writable |= said.writable;
-        self.ready.to_the_end |= said.to_the_end;
+    /// Latches the readiness of an event. Latching decides nothing: a connection must not end because a
+    /// flag says error, hang-up or end of stream, for bytes can stand in front of it. The calls tell.
+    pub fn latch(&mut self, event: Readiness) {
+        self.ready.readable |= event.readable;
+        self.ready.writable |= event.writable;
+        self.ready.until_would_block |= event.until_would_block;
     }
 
-    /// A recv may be worth making.
+    /// Returns whether a recv may be worth making.
     pub fn is_readable(&self) -> bool {
         self.ready.readable
     }
 
-    /// A send may be worth making.
+    /// Returns whether a send may be worth making.
     pub fn is_writable(&self) -> bool {
         self.ready.writable
     }
 
-    /// The stream itself.
+    /// Returns the stream.
     pub fn stream(&self) -> &S {
         &self.stream
     }
 
-    /// Receives, and takes note of the answer. A short recv may stand for the would-block that the
-    /// next one would answer; see [`Stream::short_recv_means_empty`].
+    /// Receives, and clears the bits that the answer proves wrong. A short recv may stand for the
+    /// would-block of the next one; see [`Stream::short_recv_means_empty`].
     ///
     /// # Errors
     /// Those of [`nonblocking::recv`].
@@ -129,21 +133,21 @@ impl<S: Stream> Latched<S> {
         let received = nonblocking::recv(&mut self.stream, room)?;
         match received {
             Received::Bytes(n) => {
-                let proven = n < room.len() && self.stream.short_recv_means_empty();
-                if proven && !self.ready.to_the_end {
+                let short = n < room.len() && self.stream.short_recv_means_empty();
+                if short && !self.ready.until_would_block {
                     self.ready.readable = false;
                 }
             }
-            Received::End => self.ready.readable = false,
+            Received::EndOfStream => self.ready.readable = false,
             Received::WouldBlock => {
                 self.ready.readable = false;
-                self.ready.to_the_end = false;
+                self.ready.until_would_block = false;
             }
         }
         Ok(received)
     }
 
-    /// Sends, and takes note of the answer. A short send proves nothing: only a would-block does.
+    /// Sends, and clears the bit that a would-block proves wrong. A short send proves nothing.
     ///
     /// # Errors
     /// Those of [`nonblocking::send`].

@@ -1,4 +1,4 @@
-//! A connected client socket, over TCP or a Unix socket: one type, so that one slab holds both.
+//! A connected client socket: TCP or Unix.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -7,31 +7,33 @@ use std::os::fd::AsFd;
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::net::nonblocking::Stream;
 
-/// Either kind of stream.
+/// A socket of either kind. It is one type, so that one slab holds both.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Socket {
-    /// Over TCP, tcp(7).
+    /// TCP, tcp(7).
     Tcp(TcpStream),
-    /// Over a Unix socket, unix(7).
+    /// Unix socket, unix(7).
     Unix(UnixStream),
 }
 
 impl Stream for Socket {
-    /// True only where more bytes are sure to be announced by an edge of their own, whether or not
-    /// the call ever answered would-block, and where an urgent mark, which cuts a recv short, is
-    /// announced too: TCP over epoll(7). Poll(2) is armed again only by a would-block, so there the
-    /// shortcut would leave the connection deaf; mio's kqueue does not tell of urgent marks. A recv
-    /// from a Unix socket also stops, unannounced, where a file was passed along (unix(7)).
+    /// True only for TCP over epoll(7), where both of these are certain: more bytes bring a new event,
+    /// whether or not a call has answered would-block; and an urgent mark, at which a recv stops short,
+    /// brings an event too. Mio over poll(2) is armed again only by a would-block, so the shortcut would
+    /// lose the connection's events. Mio over kqueue does not report urgent marks. A recv from a Unix
+    /// socket also stops, without an event, where a file was passed (unix(7)).
     fn short_recv_means_empty(&self) -> bool {
-        let announced = cfg!(all(
+        let is_certain = cfg!(all(
             any(target_os = "linux", target_os = "android"),
             not(mio_unsupported_force_poll_poll)
         ));
-        announced && matches!(self, Socket::Tcp(_))
+        is_certain && matches!(self, Socket::Tcp(_))
     }
 
     fn shutdown_write(&self) -> io::Result<()> {
@@ -64,22 +66,35 @@ impl Write for Socket {
     }
 }
 
-/// A peer that is gone is an error of this call, not a signal to the process. Where there is no such
-/// flag, socket2 makes the listener so, and its connections inherit it.
+/// Sending to a peer that is gone is an error of this call, not a SIGPIPE to the process. Apple's systems
+/// lack the flag; there socket2 sets `SO_NOSIGPIPE` on the listener, and its connections inherit it.
 #[cfg(not(target_vendor = "apple"))]
 const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: SendFlags = SendFlags::empty();
 
-/// Not by way of the standard library: once a process has a second thread, and ours has one for its
-/// log, libc makes each of its calls a cancellation point (pthreads(7)), which costs 25 instructions.
-/// On Linux these go to the kernel directly.
+/// Calls the kernel by way of rustix, not of the standard library. In a process with a second thread (ours
+/// writes the log), libc makes each of its calls a cancellation point (pthreads(7)), which costs 25
+/// instructions.
 fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<usize> {
-    Ok(rustix::net::recv(socket, room, RecvFlags::empty())?.0)
+    match rustix::net::recv(socket, room, RecvFlags::empty()) {
+        Ok((n, _)) => Ok(n),
+        Err(e) => Err(error(e)),
+    }
 }
 
 fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(socket, bytes, NO_SIGNAL)?)
+    match rustix::net::send(socket, bytes, NO_SIGNAL) {
+        Ok(n) => Ok(n),
+        Err(e) => Err(error(e)),
+    }
+}
+
+/// Not inlined: an echo would make an error of every answer, and then throw it away.
+#[cold]
+#[inline(never)]
+fn error(e: Errno) -> io::Error {
+    e.into()
 }
 
 impl Source for Socket {

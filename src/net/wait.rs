@@ -1,6 +1,4 @@
 //! The one place that waits.
-//!
-//! Everything else in a loop is a short answer to an event, or to a deadline that has passed.
 
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
@@ -9,22 +7,25 @@ use mio::{Events, Poll, Registry};
 
 use crate::net::deadline::after;
 
-/// The poll, and the one place that waits. Used by the server's loop and by the load tester's.
+/// A poll, and how to wait in it. The server's loop and the load tester's loops each have one.
 #[derive(Debug)]
 pub struct Wait {
     poll: Poll,
-    /// How long to poll without sleeping after a wait that brought events.
     busy_poll: Option<Duration>,
+    /// Until this time the poll does not sleep.
     busy_until: Option<Instant>,
+    /// Time after the last wait.
+    now: Instant,
 }
 
 impl Wait {
-    /// Returns a wait on a new poll.
+    /// Makes the poll. After an event it is asked again without sleeping for the duration `busy_poll`:
+    /// going to sleep and waking up is most of the latency of a lone connection.
     ///
     /// # Errors
-    /// No file descriptors are left.
+    /// Those of `epoll_create1(2)` or its equivalent, for example no more files.
     pub fn new(busy_poll: Option<Duration>) -> io::Result<Wait> {
-        Ok(Wait { poll: Poll::new()?, busy_poll, busy_until: None })
+        Ok(Wait { poll: Poll::new()?, busy_poll, busy_until: None, now: Instant::now() })
     }
 
     /// Returns the registry of the poll.
@@ -32,35 +33,38 @@ impl Wait {
         self.poll.registry()
     }
 
-    /// Waits for events until the deadline (`None`: without limit; one that has passed: returns at
-    /// once) and returns the time after the wait. A wait that a signal interrupts (`EINTR`) goes on
-    /// for what is left of the time.
+    /// Waits for events, and returns the time after the wait. It waits until the deadline at the
+    /// latest. `None` is no deadline; a deadline that has passed makes it return at once.
+    ///
+    /// The HOWTO recommends "a nice long timeout" for select. Here the timeout is exact: it ends when
+    /// there is something to do that no event will announce.
     ///
     /// # Errors
-    /// Those of `epoll_wait(2)`, or of what stands in for it.
+    /// Those of the poll, except `EINTR` (a signal handler ran, or a debugger was attached), after which
+    /// it waits for the rest of the time.
     pub fn wait(&mut self, events: &mut Events, until: Option<Instant>) -> io::Result<Instant> {
         loop {
-            let answer = self.poll.poll(events, self.timeout(until));
-            let now = Instant::now();
-            match answer {
+            let result = self.poll.poll(events, self.timeout(until));
+            self.now = Instant::now();
+            match result {
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                answer => answer?,
+                result => result?,
             }
             if !events.is_empty() {
-                self.busy_until = after(now, self.busy_poll);
+                self.busy_until = after(self.now, self.busy_poll);
             }
-            return Ok(now);
+            return Ok(self.now);
         }
     }
 
     fn timeout(&self, until: Option<Instant>) -> Option<Duration> {
-        if until.is_none() && self.busy_until.is_none() {
-            return None;
+        let is_busy = self.busy_until.is_some_and(|busy_until| self.now < busy_until);
+        match until {
+            _ if is_busy => Some(Duration::ZERO),
+            // Known without reading the clock again.
+            Some(until) if until <= self.now => Some(Duration::ZERO),
+            Some(until) => Some(until.saturating_duration_since(Instant::now())),
+            None => None,
         }
-        let now = Instant::now();
-        if self.busy_until.is_some_and(|busy_until| now < busy_until) {
-            return Some(Duration::ZERO);
-        }
-        until.map(|until| until.saturating_duration_since(now))
     }
 }

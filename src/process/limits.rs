@@ -1,30 +1,26 @@
-//! The limits that the system sets a process.
+//! Limits that the system sets a process.
 
-use std::io;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-/// Files that a process keeps beside its clients' sockets: the standard three, the poll, the waker, the
-/// signals' pair, and what else it listens with, so far as that is little.
+/// Number of files that a process keeps beside its clients' sockets: the standard three, the poll, the
+/// waker, the pipe of the signals, and a few listeners.
 const OWN_FILES: u64 = 16;
 
-/// How many of them are for listening.
+/// Number of listeners among them.
 const LISTENING: u64 = 8;
 
-/// Raises the soft limit of open files to the hard one, and returns how many connections that leaves
-/// room for beside `others`, files of listeners and of whatever else listens. The limit may be a
-/// billion: a number to count up to, never one to allocate.
-///
-/// # Errors
-/// Those of getrlimit(2).
-pub fn raise_file_limit(others: usize) -> io::Result<usize> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    // macOS calls its hard limit unlimited and refuses to grant that: then the soft one stays.
-    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => hard,
-        Err(_) => soft,
+/// Raises the soft limit of open files to the hard limit. Returns the number of connections for which that
+/// leaves room beside `others`, the files of all listeners and of the metrics' clients. The limit may be a
+/// billion, so nothing may be allocated in proportion to it.
+pub fn raise_file_limit(others: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // macOS calls its hard limit unlimited and refuses to set that. The soft limit then stays.
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
     };
-    Ok(connections_within(limit, others as u64))
+    connections_within(files.unwrap_or(u64::MAX), others as u64)
 }
 
 fn connections_within(files: u64, others: u64) -> usize {

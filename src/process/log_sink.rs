@@ -1,8 +1,8 @@
 //! Where log lines go: a bounded queue, and a thread that writes it to stderr.
 //!
-//! A terminal that is paused, a pipe that nobody reads, a full disk: to write a log line can take for
-//! ever, and the loop has other things to do. What the queue has no room for is dropped and counted,
-//! and what cannot be written is no reason to die.
+//! Writing a line can take for ever: a paused terminal, a pipe that nobody reads, a full disk. The loop must
+//! not wait for that. Lines for which the queue has no room are dropped and counted. A line that cannot be
+//! written is lost, and the process goes on.
 
 use std::collections::VecDeque;
 use std::env;
@@ -15,89 +15,91 @@ use std::time::Duration;
 use env_logger::Target;
 use log::{LevelFilter, warn};
 
-use crate::cli;
+use crate::net::escape::one_line;
 
-/// Lines that may wait.
+/// Number of lines that may wait.
 const LINES: usize = 1024;
 
-/// How long the end of the program may be held up by its last lines.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the end of the process waits for its last lines.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The daemon's log, from [`install`] on.
-#[derive(Clone)]
+/// The log of the process, from [`install`] on.
+#[derive(Debug, Clone)]
 pub struct LogSink(Arc<Shared>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Queue {
     lines: VecDeque<Vec<u8>>,
     dropped: u64,
-    /// A line has left the queue and is not yet written.
-    writing: bool,
+    /// A line has left the queue and is not written yet.
+    is_writing: bool,
 }
 
 /// Sends the log to stderr, from `level` up. `RUST_LOG`, where set, wins.
 ///
 /// # Errors
-/// No thread could be started.
+/// The thread could not be started.
 pub fn install(level: LevelFilter) -> io::Result<LogSink> {
     let sink = LogSink(Arc::default());
     let mut logger = env_logger::Builder::new();
     logger.format_timestamp_millis().target(Target::Pipe(Box::new(sink.clone())));
-    // Not by way of the logger's own reading, which would print what is wrong with it where a stderr
-    // that nobody reads may hold it for ever.
+    // Checked here: the logger would print its complaint to a stderr that may block for ever.
     let spec = env::var("RUST_LOG").ok();
-    let wrong = spec.as_ref().and_then(|spec| env_filter::Builder::new().try_parse(spec).err());
-    match spec.filter(|spec| wrong.is_none() && !spec.trim().is_empty()) {
+    let error = spec.as_ref().and_then(|spec| env_filter::Builder::new().try_parse(spec).err());
+    match spec.filter(|spec| error.is_none() && !spec.trim().is_empty()) {
         Some(spec) => logger.parse_filters(&spec),
-        // What mio says at its lowest level repeats what we say.
+        // Mio's trace repeats ours.
         None => logger.filter_level(level).filter_module("mio", level.min(LevelFilter::Info)),
     };
     logger.init();
     let writer = sink.clone();
     thread::Builder::new().name("log".into()).spawn(move || writer.write_to(io::stderr()))?;
-    if let Some(e) = wrong {
+    if let Some(e) = error {
         warn!("RUST_LOG is left out: {e}");
     }
     Ok(sink)
 }
 
 impl LogSink {
-    /// Waits until what was logged is written, but not for long.
+    /// Waits until all lines are written, but not for long.
     pub fn wait_until_written(&self) {
-        let unfinished =
-            |queue: &mut Queue| queue.writing || queue.dropped > 0 || !queue.lines.is_empty();
-        drop(self.0.changed.wait_timeout_while(self.lock(), LAST_WORDS, unfinished));
+        let is_unfinished =
+            |queue: &mut Queue| queue.is_writing || queue.dropped > 0 || !queue.lines.is_empty();
+        drop(self.0.changed.wait_timeout_while(self.lock(), END_TIMEOUT, is_unfinished));
     }
 
     fn write_to(&self, mut out: impl Write) {
         loop {
-            let mut queue = self.lock();
+            let line = self.next_line();
+            // An error has nowhere to go.
+            let _ = out.write_all(&line);
+            self.lock().is_writing = false;
+            self.0.changed.notify_all();
+        }
+    }
+
+    /// Waits for the next line. Where lines were dropped, that is a line which says so, behind those that
+    /// were not. It does not go through the logger, whose level or full queue could drop it too.
+    fn next_line(&self) -> Vec<u8> {
+        let mut queue = self.lock();
+        loop {
+            queue.is_writing = true;
             if let Some(line) = queue.lines.pop_front() {
-                queue.writing = true;
-                drop(queue);
-                // A log that cannot be written is lost; there is nobody left to tell.
-                let _ = out.write_all(&line);
-                self.lock().writing = false;
-                self.0.changed.notify_all();
-            } else if queue.dropped > 0 {
-                let dropped = mem::take(&mut queue.dropped);
-                queue.writing = true;
-                drop(queue);
-                // Not through the logger, whose level or whose full queue might drop this line too.
-                let line =
-                    format!("{dropped} log lines were dropped, stderr was too slow for them\n");
-                let _ = out.write_all(line.as_bytes());
-                self.lock().writing = false;
-                self.0.changed.notify_all();
-            } else {
-                drop(self.0.changed.wait(queue));
+                return line;
             }
+            if queue.dropped > 0 {
+                let dropped = mem::take(&mut queue.dropped);
+                return format!("{dropped} log lines were dropped, stderr was too slow for them\n")
+                    .into();
+            }
+            queue.is_writing = false;
+            queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -111,8 +113,7 @@ impl Write for LogSink {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut queue = self.lock();
         if queue.lines.len() < LINES {
-            // Whatever it quotes, it stays one line, and leaves a terminal alone.
-            let line = cli::one_line(&String::from_utf8_lossy(line));
+            let line = one_line(&String::from_utf8_lossy(line));
             queue.lines.push_back((line + "\n").into());
             self.0.changed.notify_all();
         } else {

@@ -1,31 +1,29 @@
-//! How a service manager starts us and hears of us.
+//! How a service manager starts the process, and what it is told.
 //!
-//! Sources: `sd_listen_fds(3)`, `sd_notify(3)`.
+//! Sources: `sd_listen_fds(3)`, `sd_notify(3)`. The messages are sent here and not by the crate `sd-notify`,
+//! which waits as long as the manager's queue is full, and the loop with it.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use listenfd::ListenFd;
 use log::warn;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// How long to wait where the manager's queue is full, as it may be while a system starts: whoever
-/// misses `READY=1` takes the start for a failure.
-const AT_THE_START: Duration = Duration::from_secs(5);
+/// How long `READY=1` may wait where the manager's queue is full, as it may be while a system starts. A
+/// manager that misses this message takes the start for a failure.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The same for a word that the manager can do without, while clients wait.
-const IN_THE_LOOP: Duration = Duration::from_millis(10);
-
-/// The sockets that were handed over (`LISTEN_FDS`), in their order; none where nobody did.
+/// Returns the sockets that were handed over (`LISTEN_FDS`), in their order; none if there are none.
 ///
 /// # Errors
-/// A file that is no stream socket.
-pub fn handed_over() -> io::Result<Vec<OwnedFd>> {
-    // Without it they are meant for another process, from which we have inherited the variable.
+/// A file that is not a stream socket.
+pub fn inherited_sockets() -> io::Result<Vec<OwnedFd>> {
+    // Without LISTEN_PID the sockets are meant for the process from which we have inherited the variables.
     if env::var_os("LISTEN_PID").is_none_or(|pid| pid.is_empty()) {
         return Ok(Vec::new());
     }
@@ -39,44 +37,58 @@ pub fn handed_over() -> io::Result<Vec<OwnedFd>> {
                 Ok(Some(socket)) => Ok(socket.into()),
                 Ok(None) => Err(io::ErrorKind::NotFound.into()),
                 Err(e) => {
-                    let why = format!("cannot serve what was handed over (LISTEN_FDS): {e}");
-                    Err(io::Error::new(e.kind(), why))
+                    let reason = format!("cannot serve what was handed over (LISTEN_FDS): {e}");
+                    Err(io::Error::new(e.kind(), reason))
                 }
             }
         })
         .collect()
 }
 
-/// Says that everything is bound: `READY=1`, where `NOTIFY_SOCKET` is set.
-pub fn ready() {
-    notify("READY=1", AT_THE_START);
-}
+/// The service manager, if there is one: its socket has the address in `NOTIFY_SOCKET`.
+#[derive(Debug, Clone)]
+pub struct ServiceManager(Option<OsString>);
 
-/// Says that the end has begun: `STOPPING=1`, where `NOTIFY_SOCKET` is set.
-pub fn stopping() {
-    notify("STOPPING=1", IN_THE_LOOP);
-}
+impl ServiceManager {
+    /// Finds the service manager.
+    pub fn from_env() -> ServiceManager {
+        ServiceManager(env::var_os("NOTIFY_SOCKET"))
+    }
 
-fn notify(message: &str, patience: Duration) {
-    let Some(name) = env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(e) = send(message, &name, patience) {
-        warn!("cannot notify the service manager: {e}");
+    /// Says that everything is bound: `READY=1`. It may wait; call it before the loop runs.
+    pub fn ready(&self) {
+        self.notify("READY=1", Some(READY_TIMEOUT));
+    }
+
+    /// Says that the drain has begun: `STOPPING=1`. It does not wait. If the manager's queue is full, the
+    /// message is dropped with a warning: the manager can do without it.
+    pub fn stopping(&self) {
+        self.notify("STOPPING=1", None);
+    }
+
+    fn notify(&self, message: &str, timeout: Option<Duration>) {
+        let Some(name) = &self.0 else { return };
+        if let Err(e) = send(message, name.clone(), timeout) {
+            warn!("cannot notify the service manager: {e}");
+        }
     }
 }
 
-fn send(message: &str, name: &OsStr, patience: Duration) -> io::Result<()> {
-    let mut name = name.as_bytes().to_vec();
-    // An abstract name: the kernel wants a zero byte there (unix(7)).
+/// Sends without waiting if there is no timeout.
+fn send(message: &str, name: OsString, timeout: Option<Duration>) -> io::Result<()> {
+    let mut name = name.into_vec();
+    // The kernel expects a zero byte before an abstract name (unix(7)).
     if let Some(first @ b'@') = name.first_mut() {
         *first = 0;
     }
-    let address = SockAddr::unix(OsStr::from_bytes(&name))?;
+    let address = SockAddr::unix(OsString::from_vec(name))?;
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    // To a full queue a send would wait for ever.
-    socket.set_write_timeout(Some(patience))?;
+    match timeout {
+        Some(_) => socket.set_write_timeout(timeout)?,
+        None => socket.set_nonblocking(true)?,
+    }
     loop {
-        // Interrupted by any signal, for which there are handlers by now, and not made again by the
-        // kernel: it has a limit of time (signal(7)).
+        // With a timeout the kernel does not restart the call after a signal (signal(7)).
         match socket.send_to(message.as_bytes(), &address) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             sent => return sent.map(drop),

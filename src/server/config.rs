@@ -1,103 +1,204 @@
-//! What a caller may choose.
+//! Configuration of a server.
 
+use std::error::Error;
+use std::fmt;
+use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::net::endpoint::Endpoint;
+use crate::server::listener::ListenOptions;
 
 const BUFFER_SIZES: RangeInclusive<usize> = 1024..=1024 * 1024 * 1024;
 
-/// `TCP_KEEPIDLE` is in whole seconds, and Linux takes no more of them (tcp(7)).
+/// `TCP_KEEPIDLE` counts whole seconds, and Linux takes no more of them (tcp(7)).
 const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
 
-/// The settings of a [`Server`](crate::Server). `Config::default()` is a server on
-/// 127.0.0.1, port 65432, without a limit of its own on connections.
+/// Checked configuration of a [`Server`](crate::Server), made by a [`ConfigBuilder`]. The default is a
+/// server on 127.0.0.1, port 65432, without a limit of its own on connections.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen; at least one, unless sockets that listen are handed over.
-    pub endpoints: Vec<Endpoint>,
-    /// Connections held at once, at least 1. More wait in the kernel's backlog.
-    pub max_connections: usize,
-    /// Connections held at once from one IP address, at least 1; more are closed as soon as they are
-    /// accepted. `None` is no limit.
-    pub max_connections_per_ip: Option<usize>,
-    /// Bytes held for a connection that does not read what it is owed; 1 KiB to 1 GiB.
-    pub max_buffer: usize,
-    /// A connection on which no byte moved for this long is closed; `None` is never.
-    pub idle_timeout: Option<Duration>,
-    /// After this long without a byte the kernel asks whether the peer is still there, and gives it
-    /// up when three probes, a third of it and at least a second apart, are not answered; whole
-    /// seconds, 1 to 32767. A peer that for twice as long takes nothing of what it is owed is given up
-    /// too (on Linux). `None` leaves both to the idle timeout.
-    pub keepalive: Option<Duration>,
-    /// How long a drain may take; zero cuts off at once.
-    pub drain_timeout: Duration,
-    /// Connections that the kernel may hold before they are accepted. It grants what it allows
-    /// (`net.core.somaxconn` on Linux; listen(2)).
-    pub backlog: u32,
-    /// Lets other processes that also wish it listen on the same TCP port (`SO_REUSEPORT`, socket(7)):
-    /// the kernel spreads the connections.
-    pub reuse_port: bool,
-    /// After an event, ask for the next ones without sleeping for this long before waiting: one
-    /// connection's round trip is mostly going to sleep and waking up. It costs a processor while there
-    /// is traffic, and nothing when there is none. `None` always sleeps.
-    pub busy_poll: Option<Duration>,
-    /// TCP congestion control of the connections, one of those that the kernel has (tcp(7),
-    /// `TCP_CONGESTION`); `None` is the system's choice. On Linux and FreeBSD only.
-    pub congestion: Option<String>,
-    /// Permissions of a Unix socket, at most 0o777; `None` is 0o666 less the umask.
-    pub unix_mode: Option<u32>,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) listen: ListenOptions,
+    pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_ip: Option<usize>,
+    pub(crate) max_buffer: usize,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) busy_poll: Option<Duration>,
 }
 
 impl Default for Config {
     fn default() -> Config {
         Config {
-            endpoints: vec![Endpoint::default()],
+            endpoints: Vec::new(),
+            listen: ListenOptions::default(),
             max_connections: usize::MAX,
             max_connections_per_ip: None,
             max_buffer: 64 * 1024,
             idle_timeout: None,
-            keepalive: Some(Duration::from_secs(60)),
             drain_timeout: Duration::from_secs(10),
-            backlog: 4096,
-            reuse_port: false,
             busy_poll: None,
-            congestion: None,
-            unix_mode: None,
         }
     }
 }
 
 impl Config {
-    /// Checks what the types leave open.
-    ///
-    /// # Errors
-    /// A sentence about the first setting that cannot be used.
-    pub fn check(&self) -> Result<(), String> {
-        if self.max_connections == 0 {
-            return Err("the maximum of connections must be at least 1".into());
-        }
-        if self.max_connections_per_ip == Some(0) {
-            return Err("the maximum of connections per IP must be at least 1".into());
-        }
-        if !BUFFER_SIZES.contains(&self.max_buffer) {
-            return Err("the maximum buffer must be from 1KiB to 1GiB".into());
-        }
-        if self.keepalive.is_some_and(|idle| !KEEPALIVES.contains(&idle) || idle.subsec_nanos() > 0)
-        {
-            return Err("keepalive must be whole seconds from 1s to 32767s, or 0".into());
-        }
-        if self.idle_timeout.is_some_and(|idle| idle.is_zero()) {
-            return Err("the idle timeout must be more than 0".into());
-        }
-        if self.unix_mode.is_some_and(|mode| mode > 0o777) {
-            return Err("the mode of a Unix socket must be at most 777".into());
-        }
-        Ok(())
+    /// Returns a builder that begins with the default.
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
     }
 
-    /// As listen(2) takes it.
-    pub(crate) fn backlog(&self) -> i32 {
-        self.backlog.try_into().unwrap_or(i32::MAX)
+    /// Returns the most connections held at once.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
+    /// Returns the most bytes held for a connection in each direction.
+    pub fn max_buffer(&self) -> usize {
+        self.max_buffer
+    }
+}
+
+/// Builder of a [`Config`]. The setters take any value; [`build`](ConfigBuilder::build) checks them all.
+#[derive(Debug, Clone, Default)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct ConfigBuilder(Config);
+
+impl ConfigBuilder {
+    /// Adds an endpoint to listen on. Without any, the server listens on 127.0.0.1, port 65432, or serves
+    /// just the sockets that it adopts.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> ConfigBuilder {
+        self.0.endpoints.push(endpoint);
+        self
+    }
+
+    /// Adds several endpoints to listen on.
+    pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> ConfigBuilder {
+        self.0.endpoints.extend(endpoints);
+        self
+    }
+
+    /// Sets the most connections held at once, at least 1. More wait in the kernel's backlog. Default: no
+    /// limit.
+    pub fn max_connections(mut self, count: usize) -> ConfigBuilder {
+        self.0.max_connections = count;
+        self
+    }
+
+    /// Sets the most connections held at once from one IP address, at least 1. More are closed as soon as
+    /// they are accepted. Default: no limit.
+    pub fn max_connections_per_ip(mut self, count: impl Into<Option<usize>>) -> ConfigBuilder {
+        self.0.max_connections_per_ip = count.into();
+        self
+    }
+
+    /// Sets the most bytes held for a connection in each direction; 1 KiB to 1 GiB. Default: 64 KiB.
+    pub fn max_buffer(mut self, bytes: usize) -> ConfigBuilder {
+        self.0.max_buffer = bytes;
+        self
+    }
+
+    /// Sets how long no byte may move on a connection before it is closed, more than 0. Default: for ever.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> ConfigBuilder {
+        self.0.idle_timeout = timeout.into();
+        self
+    }
+
+    /// Sets when the kernel looks for a peer that has vanished. After this time without a byte it sends
+    /// three probes, a third of the time and at least a second apart, and gives the peer up if it answers
+    /// none. A peer that takes nothing of what it is owed for the time of all this is given up too (on
+    /// Linux). Whole seconds, 1 to 32767. `None` leaves both to the idle timeout. Default: 60 s. See
+    /// `TCP_KEEPIDLE` and `TCP_USER_TIMEOUT` in tcp(7).
+    pub fn keepalive(mut self, idle: impl Into<Option<Duration>>) -> ConfigBuilder {
+        self.0.listen.keepalive = idle.into();
+        self
+    }
+
+    /// Sets how long a drain may take. Zero closes all connections at once. Default: 10 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> ConfigBuilder {
+        self.0.drain_timeout = timeout;
+        self
+    }
+
+    /// Sets the number of connections that the kernel may hold before they are accepted. It grants no more
+    /// than `net.core.somaxconn` (listen(2)). Default: 4096.
+    pub fn backlog(mut self, connections: u32) -> ConfigBuilder {
+        self.0.listen.backlog = connections;
+        self
+    }
+
+    /// Lets several processes listen on the same TCP port, if each sets this (`SO_REUSEPORT`, socket(7)).
+    /// The kernel spreads the connections. Default: off.
+    pub fn reuse_port(mut self, on: bool) -> ConfigBuilder {
+        self.0.listen.reuse_port = on;
+        self
+    }
+
+    /// Sets how long the loop polls without sleeping after an event, before it waits. Going to sleep and
+    /// waking up is most of the latency of a lone connection. It costs processor time while there is
+    /// traffic, and none when there is not. Default: not at all.
+    pub fn busy_poll(mut self, time: impl Into<Option<Duration>>) -> ConfigBuilder {
+        self.0.busy_poll = time.into();
+        self
+    }
+
+    /// Sets the TCP congestion control of the connections, one of those that the kernel has
+    /// (`TCP_CONGESTION`, tcp(7)). Linux and FreeBSD only. Default: the system's.
+    pub fn congestion(mut self, name: impl Into<Option<String>>) -> ConfigBuilder {
+        self.0.listen.congestion = name.into();
+        self
+    }
+
+    /// Sets the permissions of Unix sockets, at most `0o777`. Default: `0o666` less the umask.
+    pub fn unix_mode(mut self, mode: impl Into<Option<u32>>) -> ConfigBuilder {
+        self.0.listen.unix_mode = mode.into();
+        self
+    }
+
+    /// Returns the configuration.
+    ///
+    /// # Errors
+    /// The first value that is out of its range.
+    pub fn build(self) -> Result<Config, ConfigError> {
+        let config = self.0;
+        if config.max_connections == 0 {
+            return Err(ConfigError("the maximum of connections must be at least 1"));
+        }
+        if config.max_connections_per_ip == Some(0) {
+            return Err(ConfigError("the maximum of connections per IP must be at least 1"));
+        }
+        if !BUFFER_SIZES.contains(&config.max_buffer) {
+            return Err(ConfigError("the maximum buffer must be from 1KiB to 1GiB"));
+        }
+        let fits = |idle: &Duration| KEEPALIVES.contains(idle) && idle.subsec_nanos() == 0;
+        if config.listen.keepalive.is_some_and(|idle| !fits(&idle)) {
+            return Err(ConfigError("keepalive must be whole seconds from 1s to 32767s, or 0"));
+        }
+        if config.idle_timeout.is_some_and(|idle| idle.is_zero()) {
+            return Err(ConfigError("the idle timeout must be more than 0"));
+        }
+        if config.listen.unix_mode.is_some_and(|mode| mode > 0o777) {
+            return Err(ConfigError("the mode of a Unix socket must be at most 777"));
+        }
+        Ok(config)
+    }
+}
+
+/// A value of a configuration that is out of its range. It prints as a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConfigError(&'static str);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for ConfigError {}
+
+impl From<ConfigError> for io::Error {
+    fn from(e: ConfigError) -> io::Error {
+        io::Error::new(ErrorKind::InvalidInput, e)
     }
 }

@@ -1,84 +1,112 @@
-//! What a server has done so far, in plain integers that its one thread counts up.
+//! Counters of a server: what it has done since its start.
 //!
-//! They add up: `accepted` is `open` and all that were closed; `bytes_in` is `bytes_out`, what was
-//! still unsent when its connection closed, and what is owed now, which at the end is nothing.
+//! They add up. `accepted` is the number of open connections plus all that were closed. For a protocol
+//! that answers as many bytes as it receives, `bytes_in` is `bytes_out`, plus what was unsent when its
+//! connection closed, plus what is owed now (at the end: nothing).
 
 use std::fmt;
-use std::io;
 use std::time::Duration;
 
-/// Since the start.
+/// The counters of one server, which its one thread counts up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
-    /// Connections taken on.
+    /// Number of connections accepted and served.
     pub accepted: u64,
-    /// Connections closed as soon as they were accepted: their address had as many as it may have.
+    /// Number of connections closed at once: their address already had as many as it may have.
     pub refused: u64,
-    /// Connections that ended because their peer did.
+    /// Number of connections closed after their peer had ended them.
     pub closed_peer: u64,
-    /// Connections that failed, such as by a reset.
+    /// Number of connections closed after an error, for example a reset.
     pub closed_error: u64,
-    /// Connections ended by the idle timeout.
+    /// Number of connections closed by the idle timeout.
     pub closed_idle: u64,
-    /// Connections that a drain ended when nothing was owed any more.
+    /// Number of connections closed by a drain, when nothing was owed any more.
     pub closed_drain: u64,
-    /// Connections that the very end found neither closed nor lingering.
+    /// Number of connections that were still open when the run ended.
     pub closed_cut_off: u64,
-    /// Bytes received, to be given back.
+    /// Number of connections closed because their input was malformed.
+    pub closed_malformed: u64,
+    /// Number of connections closed because their protocol ended the conversation.
+    pub closed_protocol: u64,
+    /// Number of bytes received.
     pub bytes_in: u64,
-    /// Bytes given back.
+    /// Number of bytes sent.
     pub bytes_out: u64,
-    /// Bytes owed to a connection when it closed.
+    /// Number of bytes that were received or owed, and not answered or sent, when a connection closed.
     pub bytes_unsent: u64,
-    /// Bytes that came after our end, and were neither echoed nor counted as received.
+    /// Number of bytes that arrived after our end of the stream. They are not part of `bytes_in`.
     pub bytes_discarded: u64,
-    /// Answers of accept that were errors.
+    /// Number of errors of accept(2).
     pub accept_errors: u64,
-    /// The most time that went by between two waits: for so long nobody was heard.
+    /// Longest time between two waits: for that long the loop heard nobody.
     pub longest_turn: Duration,
 }
 
-/// Why a connection was closed.
-#[derive(Debug)]
-pub enum Cause {
-    /// The peer ended its direction, and has been given back all it sent.
+/// Number of bytes that one connection has moved.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    /// Number of bytes received.
+    pub received: u64,
+    /// Number of bytes sent.
+    pub sent: u64,
+}
+
+/// Reason why a connection was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer ended its direction of the stream, and was sent all that it was owed.
     Peer,
     /// A call failed.
-    Error(io::Error),
+    Error,
     /// No byte moved for the idle timeout.
     Idle,
-    /// Drained: the server ends, and nothing was owed.
+    /// The server ends, and nothing was owed.
     Drain,
-    /// It was still open when the run ended.
+    /// The connection was still open when the run ended.
     CutOff,
+    /// The input was malformed.
+    Malformed,
+    /// The protocol ended the conversation.
+    Protocol,
 }
 
 impl Counters {
-    /// Counts a connection that closed.
-    pub fn count(&mut self, cause: &Cause) {
-        *match cause {
-            Cause::Peer => &mut self.closed_peer,
-            Cause::Error(_) => &mut self.closed_error,
-            Cause::Idle => &mut self.closed_idle,
-            Cause::Drain => &mut self.closed_drain,
-            Cause::CutOff => &mut self.closed_cut_off,
+    /// Counts a connection that was closed.
+    pub fn count_close(&mut self, reason: CloseReason) {
+        *match reason {
+            CloseReason::Peer => &mut self.closed_peer,
+            CloseReason::Error => &mut self.closed_error,
+            CloseReason::Idle => &mut self.closed_idle,
+            CloseReason::Drain => &mut self.closed_drain,
+            CloseReason::CutOff => &mut self.closed_cut_off,
+            CloseReason::Malformed => &mut self.closed_malformed,
+            CloseReason::Protocol => &mut self.closed_protocol,
         } += 1;
     }
 
-    /// Connections closed, by the name of the cause.
-    pub fn closed(&self) -> [(&'static str, u64); 5] {
+    /// Returns the number of connections closed for each reason, with the reason's name.
+    pub fn closed(&self) -> [(&'static str, u64); 7] {
         [
             ("peer", self.closed_peer),
             ("error", self.closed_error),
             ("idle", self.closed_idle),
             ("drain", self.closed_drain),
             ("cut_off", self.closed_cut_off),
+            ("malformed", self.closed_malformed),
+            ("protocol", self.closed_protocol),
         ]
     }
 
-    /// Connections open now.
+    /// Returns the number of connections closed, for whatever reason.
+    pub fn all_closed(&self) -> u64 {
+        self.closed().iter().map(|(_, n)| n).sum()
+    }
+
+    /// Returns the number of connections open now.
     pub fn open(&self) -> u64 {
-        self.accepted - self.closed().iter().map(|(_, n)| n).sum::<u64>()
+        self.accepted - self.all_closed()
     }
 }
 
@@ -86,8 +114,8 @@ impl Counters {
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "accepted={} open={} refused={}", self.accepted, self.open(), self.refused)?;
-        for (cause, n) in self.closed() {
-            write!(f, " closed_{cause}={n}")?;
+        for (reason, n) in self.closed() {
+            write!(f, " closed_{reason}={n}")?;
         }
         write!(
             f,
@@ -99,15 +127,17 @@ impl fmt::Display for Counters {
     }
 }
 
-/// For logs: what became of the connection.
-impl fmt::Display for Cause {
+/// A sentence for logs.
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Cause::Peer => f.write_str("its peer ended it"),
-            Cause::Error(e) => write!(f, "{e}"),
-            Cause::Idle => f.write_str("it was idle"),
-            Cause::Drain => f.write_str("drained"),
-            Cause::CutOff => f.write_str("cut off"),
-        }
+        f.write_str(match self {
+            CloseReason::Peer => "its peer ended it",
+            CloseReason::Error => "a call failed",
+            CloseReason::Idle => "it was idle",
+            CloseReason::Drain => "drained",
+            CloseReason::CutOff => "cut off",
+            CloseReason::Malformed => "malformed input",
+            CloseReason::Protocol => "the protocol ended it",
+        })
     }
 }

@@ -1,63 +1,208 @@
-//! What else may live on the server's poll: signals, timers, an HTTP server.
+//! Event sources: what else may live on the server's poll. Signals, timers, an HTTP server, UDP.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use mio::event::Event;
-use mio::{Registry, Token};
+use mio::event::Source;
+use mio::{Interest, Registry, Token, Waker};
 
+use crate::net::address::Address;
+use crate::net::ready::Readiness;
 use crate::server::counters::Counters;
 
-/// How many tokens a guest may use: the one that it is given and those behind it.
-pub const TOKENS: usize = 64;
+/// Number of tokens that each event source owns.
+pub const TOKENS: usize = 1 << 16;
 
-/// Anything else that can happen on the server's poll: a signal, say, that a pipe has turned into an
-/// event. A guest needs no second loop and no flag that is looked at now and then.
+/// Anything else that can happen on the server's poll, for example a signal that a pipe has turned into an
+/// event. It needs no thread and no second loop.
 ///
-/// It is `Send` so that a caller may bind a server here and run it on a thread over there.
-pub trait Guest: Send {
-    /// Registers itself, with this token, and may do so with the next ones, [`TOKENS`] in all. The
-    /// loop is edge-triggered: a guest takes all there is, or remembers.
+/// The rules are those of a connection. No call may wait. Events are edges: a source takes all there is, or
+/// asks to be called again. A source keeps the errors of its own clients to itself, because an error that
+/// it returns ends the run.
+///
+/// It is `Send`, so that a server can be made on one thread and run on another.
+pub trait EventSource: Send {
+    /// Registers what the source has, with [`LoopHandle::register`]. Called once.
     ///
     /// # Errors
-    /// Those of the registry; the server does not start.
-    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()>;
+    /// Those of the registry; [`Server::add_source`](crate::Server::add_source) returns them.
+    fn register(&mut self, handle: &LoopHandle<'_>) -> io::Result<()>;
 
-    /// An event has come for it.
+    /// Is called when something has happened.
     ///
     /// # Errors
-    /// Ends the loop: a guest keeps its own clients' errors to itself.
-    fn ready(&mut self, host: &Host<'_>, event: &Event) -> io::Result<Wish>;
+    /// An error ends the run.
+    fn notify(&mut self, notification: Notification, handle: &LoopHandle<'_>)
+    -> io::Result<Action>;
 
-    /// When it wants to be called although nothing happened.
+    /// Returns when the source wants to be notified although nothing has happened. It is notified once in a
+    /// millisecond at most, even if the time stays in the past: for work that need not wait there is
+    /// [`Action::Again`].
     fn due(&self) -> Option<Instant> {
         None
     }
 
-    /// That moment has come.
-    fn on_due(&mut self, _host: &Host<'_>) -> Wish {
-        Wish::Nothing
+    /// Returns the addresses that the source serves; [`Server::local_addrs`](crate::Server::local_addrs)
+    /// lists them.
+    fn addresses(&self) -> Vec<Address> {
+        Vec::new()
+    }
+
+    /// Returns the counters of the source. They appear wherever the server's own counters do.
+    fn counters(&self) -> Vec<SourceCounter> {
+        Vec::new()
     }
 }
 
-/// What the loop lends a guest for a call.
+/// What has happened.
 #[derive(Debug, Clone, Copy)]
-pub struct Host<'a> {
-    /// Of the poll that they share.
-    pub registry: &'a Registry,
-    /// What the server has done so far.
-    pub counters: &'a Counters,
-    /// The loop's clock, read once a turn.
-    pub now: Instant,
+#[non_exhaustive]
+pub enum Notification {
+    /// An event has come for what was registered with this number.
+    Ready {
+        /// Number that was given to [`LoopHandle::register`].
+        number: usize,
+        /// Readiness that the event reports.
+        readiness: Readiness,
+    },
+    /// Another thread has called [`SourceWaker::wake`], once or several times.
+    Woken,
+    /// The time of [`EventSource::due`] has come.
+    Due,
+    /// The source has asked for it with [`Action::Again`].
+    Again,
+    /// The drain begins: answer what has arrived, accept nothing new.
+    Drain,
 }
 
-/// What a guest may ask of the server, from the least to the most.
+/// What an event source wants from the loop, from the least to the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wish {
+#[non_exhaustive]
+pub enum Action {
     /// Go on.
-    Nothing,
-    /// Give back all that was taken, then end, as a [`Stopper`](crate::Stopper) does.
+    Continue,
+    /// Notify the source again, in this turn but after all events of the turn; if it asks then, in the next
+    /// turn, without waiting.
+    Again,
+    /// Remove the source. It has deregistered what it registered.
+    Leave,
+    /// Drain the server, then end the run, as [`Stopper::stop`](crate::Stopper::stop) does.
     Drain,
-    /// End at once, and tell the caller of [`run`](crate::Server::run) this status.
+    /// End the run at once. The status is part of the [`RunSummary`](crate::RunSummary).
     Stop(u8),
+}
+
+/// A counter of an event source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceCounter {
+    /// Name, as in `datagrams_received`. The line of counters uses it as it is; Prometheus's name is
+    /// `echod_` before it and `_total` behind it.
+    pub name: &'static str,
+    /// One sentence for the metrics.
+    pub help: &'static str,
+    /// Value since the start.
+    pub value: u64,
+}
+
+/// `name=value`, for logs.
+impl fmt::Display for SourceCounter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.value)
+    }
+}
+
+/// What the loop lends an event source for one call.
+pub struct LoopHandle<'a> {
+    /// Counters of the server.
+    pub counters: &'a Counters,
+    /// The loop's time, read once a turn.
+    pub now: Instant,
+    pub(crate) registry: &'a Registry,
+    pub(crate) first_token: usize,
+    pub(crate) other_counters: &'a dyn Fn() -> Vec<SourceCounter>,
+}
+
+impl LoopHandle<'_> {
+    /// Returns the counters of the other event sources.
+    pub fn source_counters(&self) -> Vec<SourceCounter> {
+        (self.other_counters)()
+    }
+
+    /// Registers something with the loop's poll, under a number of the source's own, below [`TOKENS`].
+    /// Events report that number.
+    ///
+    /// # Errors
+    /// Those of the registry, and `InvalidInput` for a number that is too large.
+    pub fn register(
+        &self,
+        source: &mut dyn Source,
+        number: usize,
+        interest: Interest,
+    ) -> io::Result<()> {
+        self.registry.register(source, self.token(number)?, interest)
+    }
+
+    /// Registers something again. On poll(2) this arms it, even if the loop has seen no would-block.
+    ///
+    /// # Errors
+    /// As those of [`register`](LoopHandle::register).
+    pub fn reregister(
+        &self,
+        source: &mut dyn Source,
+        number: usize,
+        interest: Interest,
+    ) -> io::Result<()> {
+        self.registry.reregister(source, self.token(number)?, interest)
+    }
+
+    /// Removes something from the loop's poll.
+    ///
+    /// # Errors
+    /// Those of the registry.
+    pub fn deregister(&self, source: &mut dyn Source) -> io::Result<()> {
+        self.registry.deregister(source)
+    }
+
+    fn token(&self, number: usize) -> io::Result<Token> {
+        if number >= TOKENS {
+            let reason = format!("an event source has numbers below {TOKENS}, not {number}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        Ok(Token(self.first_token + number))
+    }
+}
+
+/// Line of all counters, for logs: the server's, then those of the other event sources.
+impl fmt::Display for LoopHandle<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.counters)?;
+        self.source_counters().iter().try_for_each(|counter| write!(f, " {counter}"))
+    }
+}
+
+impl fmt::Debug for LoopHandle<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoopHandle").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+/// Wakes one event source from any thread.
+#[derive(Debug, Clone)]
+pub struct SourceWaker {
+    pub(crate) waker: Arc<Waker>,
+    pub(crate) woken: Arc<AtomicBool>,
+}
+
+impl SourceWaker {
+    /// Has the loop notify the source with [`Notification::Woken`]. Several calls before that are one.
+    ///
+    /// # Errors
+    /// Those of mio's waker.
+    pub fn wake(&self) -> io::Result<()> {
+        self.woken.store(true, Ordering::Release);
+        self.waker.wake()
+    }
 }

@@ -1,4 +1,7 @@
-//! What else lives on the server's poll: signals, a line of statistics, metrics over HTTP.
+//! Event sources of the daemon: signals, a line of statistics, metrics over HTTP.
+//!
+//! Each lives on the server's poll, behind the trait [`EventSource`](crate::EventSource). The server knows
+//! none of them by name.
 
 pub mod metrics;
 pub mod signals;

@@ -1,92 +1,77 @@
 //! Signals as events.
 //!
-//! A signal may come between any two instructions, where next to nothing is allowed. The self-pipe
-//! trick turns it into something that a loop can wait for: the handler writes a byte into a pipe, and
-//! the pipe becomes readable.
+//! A signal can arrive between any two instructions, where a handler may do next to nothing. The self-pipe
+//! trick makes an event of it: the handler writes a byte to a pipe, and the pipe becomes readable.
 
+use std::fmt;
 use std::io;
 
 use log::info;
-use mio::event::Event;
-use mio::{Interest, Registry, Token};
+use mio::Interest;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals as SignalPipe;
 
-use crate::process::systemd;
-use crate::server::counters::Counters;
-use crate::server::source::{Guest, Host, Wish};
+use crate::process::systemd::ServiceManager;
+use crate::server::source::{Action, EventSource, LoopHandle, Notification};
 
-/// SIGTERM and SIGINT: the first one drains, the second one stops at once with the status that a
-/// shell gives a process that a signal ended, 128 and its number.
+/// The signals of a daemon. SIGTERM and SIGINT: the first one drains, the second one ends at once with the
+/// status that a shell reports for a process that a signal has ended, 128 plus its number. SIGUSR1 logs the
+/// line of counters. SIGHUP is logged and changes nothing, since there is no configuration file. SIGUSR2,
+/// which would end the process, is ignored, and the standard library ignores SIGPIPE.
 ///
-/// They are installed explicitly, which a process that runs as PID 1 needs: the kernel gives that one
-/// no default action.
+/// The handlers are installed also where the process is PID 1, for which the kernel has no default action.
 pub struct Signals {
     pipe: SignalPipe,
-    /// A service manager hears of the end.
-    of_a_daemon: bool,
+    manager: ServiceManager,
     draining: bool,
 }
 
 impl Signals {
-    /// Those that end a program.
+    /// Installs the handlers. The service manager is told of the drain.
     ///
     /// # Errors
     /// Those of sigaction(2), or no more files.
-    pub fn that_end() -> io::Result<Signals> {
-        let pipe = SignalPipe::new([SIGTERM, SIGINT])?;
-        Ok(Signals { pipe, of_a_daemon: false, draining: false })
+    pub fn install(manager: ServiceManager) -> io::Result<Signals> {
+        let pipe = SignalPipe::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
+        Ok(Signals { pipe, manager, draining: false })
     }
 
-    /// Those that a daemon hears of: SIGUSR1 logs the counters; SIGHUP would read a configuration
-    /// again, if there were one; SIGUSR2, which would end us, is ignored, and so is SIGPIPE, by the
-    /// standard library.
-    ///
-    /// # Errors
-    /// Those of sigaction(2), or no more files.
-    pub fn of_a_daemon() -> io::Result<Signals> {
-        let signals = Signals { of_a_daemon: true, ..Signals::that_end()? };
-        for signal in [SIGHUP, SIGUSR1, SIGUSR2] {
-            signals.pipe.add_signal(signal)?;
-        }
-        Ok(signals)
-    }
-
-    fn on(&mut self, signal: i32, counters: &Counters) -> Wish {
+    fn handle(&mut self, signal: i32, handle: &LoopHandle<'_>) -> Action {
         match signal {
-            SIGUSR1 => {
-                info!("{counters}");
-                Wish::Nothing
+            SIGUSR1 => info!("{handle}"),
+            SIGUSR2 => {}
+            SIGHUP => info!("SIGHUP: there is no configuration to read again, nothing changes"),
+            end if self.draining => {
+                return Action::Stop(u8::try_from(128 + end).unwrap_or(u8::MAX));
             }
-            SIGUSR2 => Wish::Nothing,
-            SIGHUP => {
-                info!("SIGHUP: there is no configuration to read again, nothing changes");
-                Wish::Nothing
-            }
-            end if self.draining => Wish::Stop(u8::try_from(128 + end).unwrap_or(u8::MAX)),
             _ => {
                 self.draining = true;
-                if self.of_a_daemon {
-                    systemd::stopping();
-                }
-                Wish::Drain
+                self.manager.stopping();
+                return Action::Drain;
             }
         }
+        Action::Continue
     }
 }
 
-impl Guest for Signals {
-    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.pipe, token, Interest::READABLE)
+impl EventSource for Signals {
+    fn register(&mut self, handle: &LoopHandle<'_>) -> io::Result<()> {
+        handle.register(&mut self.pipe, 0, Interest::READABLE)
     }
 
-    fn ready(&mut self, host: &Host<'_>, event: &Event) -> io::Result<Wish> {
+    fn notify(&mut self, what: Notification, handle: &LoopHandle<'_>) -> io::Result<Action> {
+        let Notification::Ready { number, .. } = what else { return Ok(Action::Continue) };
         let pending: Vec<i32> = self.pipe.pending().collect();
-        // The one that asks for most is granted.
-        let wish = pending.into_iter().map(|signal| self.on(signal, host.counters)).max();
-        // The pipe is emptied behind mio's back: over poll(2), which mio arms again only when it has
-        // seen a would-block, a second signal would not be heard.
-        host.registry.reregister(&mut self.pipe, event.token(), Interest::READABLE)?;
-        Ok(wish.unwrap_or(Wish::Nothing))
+        let strongest = pending.into_iter().map(|signal| self.handle(signal, handle)).max();
+        // The pipe was emptied without a would-block that mio has seen. Over poll(2) it must be armed again,
+        // or a second signal would not be heard.
+        handle.reregister(&mut self.pipe, number, Interest::READABLE)?;
+        Ok(strongest.unwrap_or(Action::Continue))
+    }
+}
+
+impl fmt::Debug for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signals").field("draining", &self.draining).finish_non_exhaustive()
     }
 }

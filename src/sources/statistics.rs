@@ -1,45 +1,42 @@
-//! The counters in the log, now and then.
+//! The line of counters in the log, at an interval.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use log::info;
-use mio::event::Event;
-use mio::{Registry, Token};
 
 use crate::net::deadline::after;
-use crate::server::source::{Guest, Host, Wish};
+use crate::server::source::{Action, EventSource, LoopHandle, Notification};
 
-/// Logs a line of counters each interval. A guest that no event comes for.
-pub struct Stats {
+/// Logs the line of counters at an interval. It has no events, only a time at which it is due.
+#[derive(Debug)]
+pub struct Statistics {
     interval: Duration,
     next: Option<Instant>,
 }
 
-impl Stats {
-    /// The first line comes one interval after `now`.
-    pub fn every(interval: Duration, now: Instant) -> Stats {
-        Stats { interval, next: after(now, Some(interval)) }
+impl Statistics {
+    /// Makes the source. The first line comes one interval after `now`.
+    pub fn every(interval: Duration, now: Instant) -> Statistics {
+        Statistics { interval, next: after(now, Some(interval)) }
     }
 }
 
-impl Guest for Stats {
-    fn register(&mut self, _: &Registry, _: Token) -> io::Result<()> {
+impl EventSource for Statistics {
+    fn register(&mut self, _: &LoopHandle<'_>) -> io::Result<()> {
         Ok(())
     }
 
-    fn ready(&mut self, _: &Host<'_>, _: &Event) -> io::Result<Wish> {
-        Ok(Wish::Nothing)
+    fn notify(&mut self, what: Notification, handle: &LoopHandle<'_>) -> io::Result<Action> {
+        if let Notification::Due = what {
+            info!("{handle}");
+            // Intervals that passed while the process was stopped are not made up for.
+            self.next = after(handle.now, Some(self.interval));
+        }
+        Ok(Action::Continue)
     }
 
     fn due(&self) -> Option<Instant> {
         self.next
-    }
-
-    fn on_due(&mut self, host: &Host<'_>) -> Wish {
-        info!("{}", host.counters);
-        // Intervals that went by unseen, while the process was stopped, are not made up for.
-        self.next = after(host.now, Some(self.interval));
-        Wish::Nothing
     }
 }

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use echoloop::cli;
 use echoloop::load::Run;
-use echoloop::load::results::{Report, hdr, json, text};
+use echoloop::load::results::{Report, Results, hdr, json, text};
 use echoloop::process::limits;
 
 use options::{Format, NAME, Options};
@@ -35,7 +35,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         return Ok(cli::usage(NAME, &format!("--{e}")));
     }
     let stopper = signals::handle()?;
-    limits::raise_file_limit(0)?;
+    limits::raise_file_limit(0);
     let targets = options
         .target
         .resolve()
@@ -49,16 +49,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     let hdr_file = options.hdr.as_ref().map(|path| create(Some(path))).transpose()?;
     let run = Run::new(&plan)?;
     let _ = stopper.set(run.stopper());
-    let progress = Progress::new(options);
-    let ndjson = options.output_format == Format::Ndjson;
-    let mut written = Ok(());
-    let results = run.run(|interval| {
-        progress.show(interval);
-        if ndjson && written.is_ok() {
-            written = json::write_interval(&mut output, interval);
-        }
-    })?;
-    progress.finish();
+    let (results, written) = observe(run, options, &mut output)?;
     let target = options.target.to_string();
     let report = Report { target: &target, results: &results, thresholds: &options.fail_if };
     let written = written.and_then(|()| match options.output_format {
@@ -75,6 +66,25 @@ fn run(options: &Options) -> io::Result<ExitCode> {
             verdict.max(1)
         }
     }))
+}
+
+/// Runs the load and shows its intervals. Also returns whether they could be written.
+fn observe(
+    run: Run,
+    options: &Options,
+    output: &mut impl Write,
+) -> io::Result<(Results, io::Result<()>)> {
+    let progress = Progress::new(options);
+    let ndjson = options.output_format == Format::Ndjson;
+    let mut written = Ok(());
+    let results = run.run(|interval| {
+        progress.show(interval);
+        if ndjson && written.is_ok() {
+            written = json::write_interval(output, interval);
+        }
+    })?;
+    progress.finish();
+    Ok((results, written))
 }
 
 /// Creates a file, or takes stdout where there is no path.

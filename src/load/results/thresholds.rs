@@ -182,7 +182,7 @@ mod tests {
     use crate::load::messages::InFlight;
     use crate::load::plan::Plan;
     use crate::load::results::statistics::Statistics;
-    use crate::net::endpoint::Address;
+    use crate::net::address::Address;
 
     fn results() -> Results {
         let mut statistics = Statistics::default();

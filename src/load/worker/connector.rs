@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket as Unconnected, Type};
 
 use crate::load::client::ConnectingStream;
-use crate::net::endpoint::Address;
+use crate::net::address::Address;
 use crate::net::socket::Socket;
 
 /// Number of connections from one source address. There are some 28,000 ports, and when half of them

@@ -1,0 +1,34 @@
+//! What the connections of one loop share.
+
+use std::time::Instant;
+
+use crate::net::buffer::Pool;
+use crate::server::counters::{Counters, Traffic};
+
+/// What all connections of a loop share.
+#[derive(Debug)]
+pub struct Context<P> {
+    /// The protocol that they speak.
+    pub protocol: P,
+    /// The pool that their pages come from.
+    pub pool: Pool,
+    /// The time, read once a turn.
+    pub now: Instant,
+    /// What the last drive of a connection has moved.
+    pub traffic: Traffic,
+    /// Counters of the loop.
+    pub counters: Counters,
+}
+
+impl<P> Context<P> {
+    /// Makes the context of connections that hold at most `max_buffer` bytes in each direction.
+    pub fn new(protocol: P, max_buffer: usize, now: Instant) -> Context<P> {
+        Context {
+            protocol,
+            pool: Pool::new(max_buffer),
+            now,
+            traffic: Traffic::default(),
+            counters: Counters::default(),
+        }
+    }
+}

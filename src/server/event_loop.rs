@@ -1,0 +1,291 @@
+//! The loop.
+//!
+//! One place waits, [`Wait::wait`], at the top of a turn. Everything below it is a short answer to "this
+//! socket may be ready".
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use log::info;
+use mio::event::Event;
+use mio::{Events, Interest, Token, Waker};
+
+use crate::net::address::Address;
+use crate::net::endpoint::Endpoint;
+use crate::net::ready::Readiness;
+use crate::net::wait::Wait;
+use crate::protocol::{Echo, Protocol};
+use crate::server::config::Config;
+use crate::server::connections::Connections;
+use crate::server::drain::Drain;
+use crate::server::listener::Listeners;
+use crate::server::source::{Action, EventSource, SourceWaker};
+use crate::server::source_set::{LoopState, SourceSet};
+use crate::server::stop::{RunError, RunSummary, StopReason, Stopper};
+use crate::server::warnings::RateLimitedWarning;
+
+/// Number of events taken from the kernel in one wait. More stay there for the next turn.
+const EVENTS: usize = 256;
+
+/// First tokens of the listeners and of the event sources, and the token of the waker. A connection's token
+/// is its key in the slab, and no slab is large enough to reach these.
+const LISTENERS: usize = usize::MAX / 4;
+const SOURCES: usize = usize::MAX / 2;
+const WAKER: usize = usize::MAX - 1;
+
+/// A server: one poll, one slab of connections, one loop, one thread.
+///
+/// Its protocol is a type parameter, so that the compiler can join protocol and connection into one piece
+/// of code. [`Echo`] is the default.
+pub struct Server<P: Protocol = Echo> {
+    wait: Wait,
+    stopper: Stopper,
+    waker: Arc<Waker>,
+    listeners: Listeners,
+    connections: Connections<P>,
+    sources: SourceSet,
+    config: Config,
+    drain: Option<Drain>,
+    stop_reason: Option<StopReason>,
+    warning: RateLimitedWarning,
+}
+
+impl Server {
+    /// Makes an echo server, and binds all endpoints of its configuration. From here on the kernel accepts
+    /// connections into the backlog; [`run`](Server::run) serves them.
+    ///
+    /// # Errors
+    /// An endpoint that cannot be bound, or no more files.
+    pub fn bind(config: &Config) -> io::Result<Server> {
+        Server::with_protocol(Echo, config)
+    }
+}
+
+impl<P: Protocol> Server<P> {
+    /// Makes a server of another protocol; see [`bind`](Server::bind).
+    ///
+    /// # Errors
+    /// Those of [`bind`](Server::bind).
+    pub fn with_protocol(protocol: P, config: &Config) -> io::Result<Server<P>> {
+        Server::adopt(protocol, Vec::new(), config)
+    }
+
+    /// Makes a server that takes sockets which already listen, as systemd hands them over, and binds the
+    /// endpoints of the configuration beside them. If there are neither, it binds the default endpoint.
+    ///
+    /// A socket that is taken becomes nonblocking. That holds for every copy of it (`try_clone`, or in
+    /// another process), since they share one open file description; see `O_NONBLOCK` in fcntl(2).
+    ///
+    /// # Errors
+    /// Those of [`bind`](Server::bind), and a file that is not a listening stream socket.
+    pub fn adopt(protocol: P, inherited: Vec<OwnedFd>, config: &Config) -> io::Result<Server<P>> {
+        let default = [Endpoint::default()];
+        let endpoints = match &config.endpoints[..] {
+            [] if inherited.is_empty() => &default,
+            endpoints => endpoints,
+        };
+        let wait = Wait::new(config.busy_poll)?;
+        let waker = Arc::new(Waker::new(wait.registry(), Token(WAKER))?);
+        let mut listeners = Listeners::adopt(inherited, endpoints, &config.listen)?;
+        listeners.register(|socket, number| {
+            wait.registry().register(socket, Token(LISTENERS + number), Interest::READABLE)
+        })?;
+        Ok(Server {
+            wait,
+            stopper: Stopper::new(&waker),
+            waker,
+            listeners,
+            connections: Connections::new(protocol, config),
+            sources: SourceSet::new(SOURCES),
+            config: config.clone(),
+            drain: None,
+            stop_reason: None,
+            warning: RateLimitedWarning::default(),
+        })
+    }
+
+    /// Returns the addresses that the server serves: those of adopted sockets, those of the endpoints in
+    /// their order, IPv4 before IPv6, and those of the event sources.
+    pub fn local_addrs(&self) -> Vec<Address> {
+        self.listeners.addresses().into_iter().chain(self.sources.addresses()).collect()
+    }
+
+    /// Returns a handle with which any thread can end the run.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Adds an event source to the loop. Returns a handle with which any thread can wake it.
+    ///
+    /// # Errors
+    /// Those of [`EventSource::register`].
+    pub fn add_source(&mut self, source: Box<dyn EventSource>) -> io::Result<SourceWaker> {
+        self.sources.add(source, &self.waker, state(&self.wait, &self.connections))
+    }
+
+    /// Serves until it is stopped.
+    ///
+    /// # Errors
+    /// The poll failed, or an event source. What fails on one connection ends that connection only.
+    pub fn run(mut self) -> Result<RunSummary, RunError> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            if let Err(error) = self.turn(&mut events) {
+                self.connections.close_all();
+                let counters = Box::new(self.connections.context.counters);
+                return Err(RunError { error, counters });
+            }
+            if let Some(stop_reason) = self.stop_reason {
+                self.connections.close_all();
+                return Ok(RunSummary {
+                    stop_reason,
+                    source_counters: self.sources.counters(),
+                    counters: self.connections.context.counters,
+                });
+            }
+        }
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        let queued = self.connections.queued();
+        self.wait(events)?;
+        for event in &*events {
+            self.dispatch(event)?;
+        }
+        self.connections.run_queued(queued);
+        self.connections.close_due();
+        self.notify_sources()?;
+        self.accept();
+        self.advance_drain();
+        self.measure_turn();
+        Ok(())
+    }
+
+    /// Waits until there is something to do: for an event, or until the next time at which no event will
+    /// say so.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let now = self.connections.context.now;
+        let until = if self.connections.queued() > 0 { Some(now) } else { self.due() };
+        self.connections.context.now = self.wait.wait(events, until)?;
+        Ok(())
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let now = self.connections.context.now;
+        let has_room = self.connections.len() < self.config.max_connections;
+        let accept = self.listeners.due(now).filter(|_| has_room);
+        let drain = self.drain.as_ref().and_then(Drain::due);
+        let dues = [self.connections.due(), accept, drain, self.sources.due(now)];
+        dues.into_iter().flatten().min()
+    }
+
+    fn dispatch(&mut self, event: &Event) -> io::Result<()> {
+        match event.token().0 {
+            key if key < LISTENERS => self.connections.ready(key, event),
+            token if token < SOURCES => self.listeners.latch(token - LISTENERS),
+            WAKER => self.woken()?,
+            token => {
+                let state = state(&self.wait, &self.connections);
+                let action = self.sources.ready(token, Readiness::from(event), state)?;
+                self.perform(action)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn woken(&mut self) -> io::Result<()> {
+        if self.stopper.is_wanted() {
+            self.begin_drain()?;
+        }
+        let action = self.sources.notify_woken(state(&self.wait, &self.connections))?;
+        self.perform(action)
+    }
+
+    fn notify_sources(&mut self) -> io::Result<()> {
+        let action = self.sources.notify_due(state(&self.wait, &self.connections))?;
+        self.perform(action)
+    }
+
+    fn perform(&mut self, action: Action) -> io::Result<()> {
+        match action {
+            Action::Drain => self.begin_drain()?,
+            Action::Stop(status) => self.stop_reason = Some(StopReason::Stopped { status }),
+            Action::Continue | Action::Again | Action::Leave => {}
+        }
+        Ok(())
+    }
+
+    /// Accepts last, for two reasons: connections that end in this turn have freed their slots, and no key
+    /// of the slab is used again within a batch of events, where an event of its last owner could follow.
+    fn accept(&mut self) {
+        let now = self.connections.context.now;
+        if self.connections.take_closed() {
+            self.listeners.end_pause();
+        }
+        self.listeners.begin_turn();
+        while self.connections.len() < self.config.max_connections {
+            let Some((socket, peer)) = self.listeners.accept(now) else { break };
+            if let Err(e) = self.connections.open(socket, &peer, self.wait.registry()) {
+                self.warning.warn(now, format_args!("cannot watch the connection of {peer}: {e}"));
+            }
+        }
+        self.connections.context.counters.accept_errors = self.listeners.errors();
+        if self.drain.is_some() {
+            self.listeners.close_empty();
+        }
+    }
+
+    fn begin_drain(&mut self) -> io::Result<()> {
+        if self.drain.is_some() {
+            return Ok(());
+        }
+        info!("draining, {} connections open", self.connections.len());
+        let now = self.connections.context.now;
+        self.drain = Some(Drain::begin(now, self.config.drain_timeout));
+        self.listeners.begin_close();
+        self.connections.begin_drain();
+        let action = self.sources.notify_drain(state(&self.wait, &self.connections))?;
+        self.perform(action)
+    }
+
+    fn advance_drain(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let now = self.connections.context.now;
+        if drain.stops_receiving(now) {
+            self.listeners.close_all();
+            self.connections.stop_receiving();
+        }
+        let all_gone = self.connections.len() == 0 && self.listeners.is_empty();
+        if all_gone || drain.is_over(now) {
+            let cut_off = self.connections.unfinished();
+            self.stop_reason.get_or_insert(StopReason::Drained { cut_off });
+        }
+    }
+
+    fn measure_turn(&mut self) {
+        let turn = self.connections.context.now.elapsed();
+        let longest = &mut self.connections.context.counters.longest_turn;
+        *longest = turn.max(*longest);
+    }
+}
+
+fn state<'a, P: Protocol>(wait: &'a Wait, connections: &'a Connections<P>) -> LoopState<'a> {
+    LoopState {
+        registry: wait.registry(),
+        counters: &connections.context.counters,
+        now: connections.context.now,
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Server<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("addresses", &self.local_addrs())
+            .field("connections", &self.connections.len())
+            .finish_non_exhaustive()
+    }
+}

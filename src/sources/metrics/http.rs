@@ -1,0 +1,52 @@
+//! Requests and responses, as pure functions.
+
+const HEADERS: usize = 64;
+
+/// Most bytes of a request with its headers.
+const REQUEST: usize = 8 * 1024;
+
+/// Returns the response to a request, or `None` if the request is not complete. `metrics` writes the body of
+/// `/metrics`.
+pub(crate) fn answer(request: &[u8], metrics: impl FnOnce() -> String) -> Option<Vec<u8>> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let status = parsed.parse(request);
+    // HEAD gets no body, whatever the status (RFC 9110, 9.3.2).
+    let head_only = parsed.method == Some("HEAD");
+    let refuse = |status: &str| Some(response(status, "", &format!("{status}\n"), head_only));
+    match status {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) if request.len() < REQUEST => return None,
+        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+            return refuse("431 Request Header Fields Too Large");
+        }
+        Err(_) => return refuse("400 Bad Request"),
+    }
+    match (path(parsed.path.unwrap_or_default()), parsed.method) {
+        ("/metrics", Some("GET" | "HEAD")) => Some(response("200 OK", "", &metrics(), head_only)),
+        ("/metrics", _) => {
+            let status = "405 Method Not Allowed";
+            Some(response(status, "Allow: GET, HEAD\r\n", &format!("{status}\n"), head_only))
+        }
+        _ => refuse("404 Not Found"),
+    }
+}
+
+/// Returns the path of a request's target without its query. The target may be a whole URI (RFC 9112,
+/// 3.2.2).
+fn path(target: &str) -> &str {
+    let absolute = target.strip_prefix("http://").map(|rest| &rest[rest.find('/').unwrap_or(0)..]);
+    let path = absolute.unwrap_or(target);
+    path.split_once('?').map_or(path, |(path, _)| path)
+}
+
+fn response(status: &str, header: &str, body: &str, head_only: bool) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 {status}\r\n{header}\
+         Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         Content-Length: {}\r\n\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    (head + if head_only { "" } else { body }).into()
+}
