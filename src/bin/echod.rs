@@ -31,7 +31,7 @@ const NAME: &str = "echod";
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {
     /// Where to listen: tcp://HOST:PORT or unix:PATH. HOST is a name, an IPv4 address, an IPv6 address in
-    /// brackets, or nothing for every interface. PORT is a number, 0 for one that the system picks, or the
+    /// brackets, or nothing forevery interface. PORT is a number, 0 for one that the system picks, or the
     /// name of a service
     ///
     /// [default: `tcp://127.0.0.1:65432`, or what systemd hands over]

@@ -13,7 +13,7 @@ use socket2::Type;
 
 use crate::net::address::{Address, write_path};
 
-/// An endpoint as a user names it. A host name may stand for several addresses; no host stands for every
+/// An endpoint as a user names it. A host name may stand for several addresses; no host stands forevery
 /// interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(Kind);

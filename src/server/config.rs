@@ -99,7 +99,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Sets how long no byte may move on a connection before it is closed, more than 0. Default: for ever.
+    /// Sets how long no byte may move on a connection before it is closed, more than 0. Default: forever.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> ConfigBuilder {
         self.0.idle_timeout = timeout.into();
         self

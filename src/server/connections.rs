@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use log::trace;
+use log::{debug, trace};
 use mio::event::Event;
 use mio::{Registry, Token};
 use slab::Slab;
@@ -86,7 +86,7 @@ impl<P: Protocol> Connections<P> {
         registry: &Registry,
     ) -> io::Result<()> {
         if self.limit.as_ref().is_some_and(|limit| !limit.admits(peer)) {
-            log::debug!("refused {peer}: its address has as many connections as it may have");
+            debug!("refused {peer}: its address has as many connections as it may have");
             self.context.counters.refused += 1;
             return Ok(());
         }

@@ -76,7 +76,7 @@ impl<P: Protocol> Server<P> {
     /// Makes a server that takes sockets which already listen, as systemd hands them over, and binds the
     /// endpoints of the configuration beside them. If there are neither, it binds the default endpoint.
     ///
-    /// A socket that is taken becomes nonblocking. That holds for every copy of it (`try_clone`, or in
+    /// A socket that is taken becomes nonblocking. That holds forevery copy of it (`try_clone`, or in
     /// another process), since they share one open file description; see `O_NONBLOCK` in fcntl(2).
     ///
     /// # Errors

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Listeners {
     sockets: Vec<Listener>,
     /// Index of the socket that accepts next. They take turns, so that with few slots free no listener
-    /// waits for ever behind another.
+    /// waits forever behind another.
     next: usize,
     paused_until: Option<Instant>,
     turn: Turn,
