@@ -31,7 +31,7 @@ const NAME: &str = "echod";
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {
     /// Where to listen: tcp://HOST:PORT or unix:PATH. HOST is a name, an IPv4 address, an IPv6 address in
-    /// brackets, or nothing forevery interface. PORT is a number, 0 for one that the system picks, or the
+    /// brackets, or nothing for every interface. PORT is a number, 0 for one that the system picks, or the
     /// name of a service
     ///
     /// [default: `tcp://127.0.0.1:65432`, or what systemd hands over]
@@ -154,7 +154,7 @@ fn serve(config: &Config, inherited: Vec<OwnedFd>, options: &Options) -> io::Res
         .clone()
         .map(Metrics::bind)
         .transpose()
-        .map_err(|e| io::Error::new(e.kind(), format!("no place for the metrics: {e}")))?;
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot serve the metrics: {e}")))?;
     let manager = systemd::ServiceManager::from_env();
     // Until here a signal ends the process, even while a name is looked up. And a program that reads the
     // addresses may send a signal at once, so the handlers are installed before they are printed.

@@ -18,7 +18,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// manager that misses this message takes the start for a failure.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Returns the sockets that were handed over (`LISTEN_FDS`), in their order; none if there are none.
+/// Returns the sockets that were handed over to this process (`LISTEN_FDS`), in their order.
 ///
 /// # Errors
 /// A file that is not a stream socket.
