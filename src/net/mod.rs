@@ -1,5 +1,5 @@
 //! What both loops build on: one nonblocking call and its answers, latched readiness, sockets, buffers,
-//! deadlines, addresses, and the wait.
+//! deadlines, addresses, the wait and the waker.
 //!
 //! Nothing here decides what a server or a client does.
 
@@ -12,3 +12,4 @@ pub mod nonblocking;
 pub mod ready;
 pub mod socket;
 pub mod wait;
+pub mod waker;

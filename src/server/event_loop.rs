@@ -6,17 +6,17 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use log::info;
 use mio::event::Event;
-use mio::{Events, Interest, Token, Waker};
+use mio::{Events, Interest, Token};
 
 use crate::net::address::Address;
 use crate::net::endpoint::Endpoint;
 use crate::net::ready::Readiness;
 use crate::net::wait::Wait;
+use crate::net::waker::{Wakeups, waker};
 use crate::protocol::{Echo, Protocol};
 use crate::server::config::Config;
 use crate::server::connections::Connections;
@@ -42,6 +42,7 @@ const WAKER: usize = usize::MAX - 1;
 pub struct Server<P: Protocol = Echo> {
     wait: Wait,
     stopper: Stopper,
+    wakeups: Wakeups,
     listeners: Listeners,
     connections: Connections<P>,
     sources: SourceSet,
@@ -86,14 +87,15 @@ impl<P: Protocol> Server<P> {
             endpoints => endpoints,
         };
         let wait = Wait::new(config.busy_poll)?;
-        let waker = Arc::new(Waker::new(wait.registry(), Token(WAKER))?);
+        let (waker, wakeups) = waker(wait.registry(), Token(WAKER))?;
         let mut listeners = Listeners::adopt(inherited, endpoints, &config.listen)?;
         listeners.register(|socket, number| {
             wait.registry().register(socket, Token(LISTENERS + number), Interest::READABLE)
         })?;
         Ok(Server {
             wait,
-            stopper: Stopper::new(&waker),
+            stopper: Stopper::new(waker),
+            wakeups,
             listeners,
             connections: Connections::new(protocol, config),
             sources: SourceSet::default(),
@@ -193,6 +195,7 @@ impl<P: Protocol> Server<P> {
     }
 
     fn woken(&mut self) -> io::Result<()> {
+        self.wakeups.take();
         if self.stopper.is_wanted() {
             self.begin_drain()?;
         }

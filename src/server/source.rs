@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use mio::event::Source;
-use mio::{Interest, Registry, Token, Waker};
+use mio::{Interest, Registry, Token};
 
 use crate::net::address::Address;
 use crate::net::ready::Readiness;
+use crate::net::waker::Waker;
 use crate::server::counters::Counters;
 
 /// Number of tokens that each event source owns.
@@ -208,7 +209,7 @@ impl fmt::Debug for LoopHandle<'_> {
 /// Wakes one event source from any thread.
 #[derive(Debug, Clone)]
 pub struct SourceWaker {
-    pub(crate) waker: Arc<Waker>,
+    pub(crate) waker: Waker,
     pub(crate) woken: Arc<AtomicBool>,
 }
 
@@ -216,7 +217,7 @@ impl SourceWaker {
     /// Has the loop notify the source with [`Notification::Woken`]. Several calls before that are one.
     ///
     /// # Errors
-    /// Those of mio's waker.
+    /// Those of [`Waker::wake`].
     pub fn wake(&self) -> io::Result<()> {
         self.woken.store(true, Ordering::Release);
         self.waker.wake()

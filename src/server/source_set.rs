@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mio::{Registry, Waker};
+use mio::Registry;
 
 use crate::net::address::Address;
 use crate::net::ready::Readiness;
+use crate::net::waker::Waker;
 use crate::server::counters::Counters;
 use crate::server::source::{
     Action, EventSource, LoopHandle, Notification, SourceCounter, SourceWaker, TOKENS,
@@ -51,12 +52,12 @@ impl SourceSet {
     pub(crate) fn add(
         &mut self,
         mut source: Box<dyn EventSource>,
-        waker: &Arc<Waker>,
+        waker: &Waker,
         state: LoopState<'_>,
     ) -> io::Result<SourceWaker> {
         self.with_handle(self.slots.len(), state, |handle| source.register(handle))?;
         let woken = Arc::new(AtomicBool::new(false));
-        let waker = SourceWaker { waker: Arc::clone(waker), woken: Arc::clone(&woken) };
+        let waker = SourceWaker { waker: waker.clone(), woken: Arc::clone(&woken) };
         let slot = Slot { source: Some(source), woken, wants_again: false, last_due: None };
         self.slots.push(slot);
         Ok(waker)

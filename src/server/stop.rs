@@ -6,34 +6,33 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mio::Waker;
-
+use crate::net::waker::Waker;
 use crate::server::counters::Counters;
 use crate::server::source::SourceCounter;
 
 /// Ends a server's run from any thread, after a drain.
 #[derive(Debug, Clone)]
 pub struct Stopper {
-    waker: Arc<Waker>,
+    waker: Waker,
     wanted: Arc<AtomicBool>,
 }
 
 impl Stopper {
-    pub(crate) fn new(waker: &Arc<Waker>) -> Stopper {
-        Stopper { waker: Arc::clone(waker), wanted: Arc::default() }
+    pub(crate) fn new(waker: Waker) -> Stopper {
+        Stopper { waker, wanted: Arc::default() }
     }
 
     /// Asks for the drain, and returns at once. It may be called before the run and after it, and more than
     /// once.
     ///
     /// # Errors
-    /// Those of mio's waker.
+    /// Those of [`Waker::wake`].
     pub fn stop(&self) -> io::Result<()> {
         self.wanted.store(true, Ordering::Release);
         self.waker.wake()
     }
 
-    pub(crate) fn waker(&self) -> &Arc<Waker> {
+    pub(crate) fn waker(&self) -> &Waker {
         &self.waker
     }
 
