@@ -114,7 +114,8 @@ impl Buffer {
     ///
     /// # Errors
     /// The system has no memory left. The bytes stay in the buffer.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "ten of an echo's instructions")]
+    #[inline(always)]
     pub fn room(&mut self, pool: &mut Pool) -> io::Result<Room> {
         match self.0.take() {
             None => pool.take().map(Room),
@@ -267,6 +268,11 @@ impl Pool {
         let page_size = page_size.max(1);
         let max_spare = (SPARE_BYTES / page_size).max(1);
         Pool { page_size, spare: Vec::with_capacity(max_spare), mapped: 0 }
+    }
+
+    /// Returns the number of bytes of a page.
+    pub fn page_size(&self) -> usize {
+        self.page_size
     }
 
     /// Returns the number of pages that buffers hold now.

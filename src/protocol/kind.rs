@@ -4,8 +4,16 @@ use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
-/// A way to delimit messages, chosen when the program runs. Its text form is that of `--framing`: `raw`,
-/// `line`, `fixed:64`, `length:ascii5`, `length:u16`, `length:u32` or `typed:A=4,B=16`.
+use crate::protocol::contract::Malformed;
+use crate::protocol::fixed::Fixed;
+use crate::protocol::framing::Framing;
+use crate::protocol::length::Prefix;
+use crate::protocol::line::Line;
+use crate::protocol::typed::Typed;
+
+/// A way to delimit messages that is chosen when the program runs: `Framed(kind)` is its protocol. Its text
+/// form is that of `--framing`: `raw`, `line`, `fixed:64`, `length:ascii5`, `length:u16`, `length:u32` or
+/// `typed:A=4,B=16`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Kind {
@@ -20,18 +28,6 @@ pub enum Kind {
     Length(Prefix),
     /// The first byte of a message is its type, with this number of bytes behind it.
     Typed(Vec<(u8, usize)>),
-}
-
-/// The form of a length in front of a message. It counts the bytes behind it, not itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Prefix {
-    /// Five decimal digits.
-    Ascii5,
-    /// Two bytes in network byte order.
-    U16,
-    /// Four bytes in network byte order.
-    U32,
 }
 
 /// Why a text is not a [`Kind`], or a kind cannot be used. It prints as the reason.
@@ -50,6 +46,44 @@ pub enum KindError {
     Twice(char),
     /// The kind has a message of more bytes than these.
     TooLarge(usize),
+}
+
+impl Framing for Kind {
+    fn length(&self, bytes: &[u8], searched: usize) -> Result<Option<usize>, Malformed> {
+        match self {
+            Kind::Raw => Ok(Some(bytes.len().max(1))),
+            Kind::Line => Line.length(bytes, searched),
+            Kind::Fixed(n) => Fixed(*n).length(bytes, searched),
+            Kind::Length(prefix) => prefix.length(bytes, searched),
+            Kind::Typed(types) => Typed(types).length(bytes, searched),
+        }
+    }
+
+    fn ends_with_input(&self) -> bool {
+        match self {
+            Kind::Line => Line.ends_with_input(),
+            Kind::Raw | Kind::Fixed(_) | Kind::Length(_) | Kind::Typed(_) => false,
+        }
+    }
+}
+
+impl Kind {
+    /// Checks that every message whose length the kind itself states fits a buffer of `max_buffer` bytes.
+    /// Without this check such a message is malformed when it arrives.
+    ///
+    /// # Errors
+    /// A message is larger.
+    pub fn check(&self, max_buffer: usize) -> Result<(), KindError> {
+        let largest = match self {
+            Kind::Fixed(n) => Some(*n),
+            Kind::Typed(types) => types.iter().map(|&(_, behind)| behind.saturating_add(1)).max(),
+            Kind::Raw | Kind::Line | Kind::Length(_) => None,
+        };
+        match largest {
+            Some(n) if n > max_buffer => Err(KindError::TooLarge(max_buffer)),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl FromStr for Kind {
@@ -168,6 +202,17 @@ mod tests {
         assert_eq!("fixed:16KiB".parse(), Ok(Kind::Fixed(16 * 1024)));
         assert_eq!("fixed:2M".parse(), Ok(Kind::Fixed(2 * 1024 * 1024)));
         assert_eq!("typed:A=1KiB".parse(), Ok(Kind::Typed(vec![(b'A', 1024)])));
+    }
+
+    #[test]
+    fn a_message_has_to_fit_the_buffer() {
+        let check = |text: &str| text.parse::<Kind>().and_then(|kind| kind.check(1024));
+        for fits in ["raw", "line", "length:u32", "fixed:1024", "typed:A=4,B=1023"] {
+            assert_eq!(check(fits), Ok(()), "{fits}");
+        }
+        for too_large in ["fixed:1025", "fixed:1GiB", "typed:A=4,B=1024"] {
+            assert_eq!(check(too_large), Err(KindError::TooLarge(1024)), "{too_large}");
+        }
     }
 
     #[test]
