@@ -208,7 +208,7 @@ fn half_a_message_does_not_put_off_the_idle_timeout() {
     }
 }
 
-/// What is malformed, what would follow it, and which options make it so.
+/// Framings, input that is malformed for them, and options that make it so.
 const MALFORMED: [(&str, &[u8], &[&str]); 10] = [
     ("length:ascii5", b"0000x", &[]),
     ("length:ascii5", b"+0001a", &[]),
@@ -328,7 +328,7 @@ fn a_long_line_that_arrives_byte_by_byte_costs_about_as_much_as_short_ones() {
         }
         leave(stream);
         leave(other);
-        server.daemon.cpu() - before
+        server.daemon.cpu().saturating_sub(before)
     };
     let (short, long) = (cost(64), cost(BYTES));
     assert!(long < 2 * short, "{long:?}, and {short:?} for short lines");
