@@ -70,11 +70,11 @@ struct Options {
     #[arg(long, value_name = "N", default_value = "4096", value_parser = units::count)]
     backlog: usize,
 
-    /// Echo whole messages only. KIND says where a message ends: line, at a newline; fixed:N, after N bytes;
-    /// length:ascii5, length:u16 or length:u32, after as many bytes as the number in front of it (five
-    /// digits, or two or four bytes in network byte order) says, itself not counted; typed:A=4,B=16, after as
-    /// many bytes as belong to the type, its first character. raw has no messages, only bytes. A message
-    /// that is malformed or over --max-buffer ends its connection
+    /// Echo whole messages only. A message is, by KIND: raw, not known, so every byte is echoed as it comes;
+    /// line, all up to a newline; fixed:N, N bytes; length:ascii5, length:u16 or length:u32, a length (five
+    /// digits, or two or four bytes in network byte order) and as many bytes behind it; typed:A=4,B=16, a
+    /// type (one character) and as many bytes behind it as the type has here. A message that is malformed or
+    /// larger than --max-buffer ends its connection
     #[arg(long, value_name = "KIND", default_value_t = Kind::Raw)]
     framing: Kind,
 

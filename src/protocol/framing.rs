@@ -25,7 +25,8 @@ pub trait Framing {
     }
 }
 
-/// A protocol that echoes whole messages. The start of a message waits for its rest.
+/// A protocol that echoes whole messages, for any [`Framing`]. The start of a message waits for its rest, and
+/// is dropped if the input ends before that.
 ///
 /// A message that is larger than the buffer is malformed as soon as its length is known.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,7 +66,8 @@ impl<F: Framing> Protocol for Framed<F> {
             }
         };
         let held_back = input.len() - whole;
-        // All whole messages at once: nothing but the start of the next one is copied.
+        // All whole messages at once: nothing but the start of the next one is copied. If there is no room
+        // for them, they are searched once more.
         if !exchange.echo(whole) {
             return Ok(Next::Send);
         }

@@ -51,6 +51,7 @@ pub enum KindError {
 impl Framing for Kind {
     fn length(&self, bytes: &[u8], searched: usize) -> Result<Option<usize>, Malformed> {
         match self {
+            // All that is there, at least 1 byte.
             Kind::Raw => Ok(Some(bytes.len().max(1))),
             Kind::Line => Line.length(bytes, searched),
             Kind::Fixed(n) => Fixed(*n).length(bytes, searched),

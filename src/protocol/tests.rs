@@ -248,6 +248,17 @@ fn what_is_malformed_is_malformed_at_once_and_the_messages_before_it_are_echoed(
 }
 
 #[test]
+fn messages_that_have_no_room_yet_are_echoed_later() {
+    let mut lines = Harness::new(Line);
+    assert!(lines.output.append(&[b'x'; LIMIT - 3], &mut lines.pool).unwrap());
+    assert!(lines.input.append(b"one\ntw", &mut lines.pool).unwrap());
+    let mut exchange = Exchange::new(&mut lines.input, &mut lines.output, &mut lines.pool);
+    assert_eq!(lines.protocol.received(&mut lines.searched, &mut exchange), Ok(Next::Send));
+    assert_eq!(lines.take_output().len(), LIMIT - 3);
+    assert_eq!(lines.receive(b"o\n"), Ok(b"one\ntwo\n".to_vec()));
+}
+
+#[test]
 fn raw_has_no_messages() {
     let mut raw = Harness::new(Kind::Raw);
     assert_eq!(raw.receive(b"any bytes\n"), Ok(b"any bytes\n".to_vec()));
