@@ -1,5 +1,7 @@
 //! Delimited messages.
 
+use memchr::memchr;
+
 use crate::protocol::contract::Malformed;
 use crate::protocol::framing::Framing;
 
@@ -13,7 +15,7 @@ pub struct Line;
 
 impl Framing for Line {
     fn length(&self, bytes: &[u8], searched: usize) -> Result<Option<usize>, Malformed> {
-        let newline = bytes[searched..].iter().position(|&byte| byte == b'\n');
+        let newline = memchr(b'\n', &bytes[searched..]);
         Ok(newline.map(|at| searched + at + 1))
     }
 
