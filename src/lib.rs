@@ -58,7 +58,10 @@
 //! |---|---|
 //! | Creating a Socket: a server socket only makes client sockets | [`listener`] |
 //! | Using a Socket: send and recv may do less than asked | [`Sent`], [`Buffer`] |
-//! | Using a Socket: messages have no boundaries | [`protocol`] |
+//! | Using a Socket: "there is no EOT (End of Transfer) on a socket" | [`protocol`], [`Framing`] |
+//! | Using a Socket: "you may end up reading the start of a following message" | [`Framed`] |
+//! | Using a Socket: `mysend` and `myreceive` | `examples/blocking_client.rs` |
+//! | Binary Data: network byte order | [`Prefix`] |
 //! | Using a Socket: "When a `recv` returns 0 bytes" | [`Received::EndOfStream`]; the other direction still works |
 //! | Disconnecting: shutdown before close | [`Connection::linger`] |
 //! | When Sockets Die: a dead peer says nothing | [`deadline`], [`ConfigBuilder::keepalive`] |
@@ -106,6 +109,9 @@
 //! no command line, no signal handlers, no logger, no thread.
 //!
 //! [Socket Programming HOWTO]: https://docs.python.org/3/howto/sockets.html
+//! [`Framing`]: protocol::Framing
+//! [`Framed`]: protocol::Framed
+//! [`Prefix`]: protocol::Prefix
 //! [`Connection`]: server::connection::Connection
 //! [`Connection::drive`]: server::connection::Connection::drive
 //! [`Connection::linger`]: server::connection::Connection::linger

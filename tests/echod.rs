@@ -189,6 +189,7 @@ fn help_shows_every_option_with_its_default_and_version_works() {
         "--unix-mode",
         "--busy-poll",
         "--congestion",
+        "--framing",
         "--stats-interval",
         "--metrics",
         "unix:PATH",

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use Action::{Fin, Finish, Hint, LatchAll, Linger, Read, Reset, Send, Turn, Urgent};
 use echoloop::net::nonblocking::Stream;
 use echoloop::net::ready::Readiness;
-use echoloop::protocol::{Echo, Exchange, Malformed, Next, Protocol};
+use echoloop::protocol::{Echo, Exchange, Fixed, Framed, Line, Malformed, Next, Prefix, Protocol};
 use echoloop::server::connection::{Connection, Progress};
 use echoloop::server::context::Context;
 use echoloop::server::counters::CloseReason;
@@ -28,38 +28,75 @@ const DISCARD: usize = 16 * MIB;
 const SPARSE: usize = 16;
 
 /// A protocol as the kernel sees it: what it owes follows from the number of bytes that it received.
-trait Shape: Protocol<State: std::fmt::Debug> + Default {
-    /// Bytes of a message. The start of a message waits for its rest.
-    const MESSAGE: usize;
+trait Shape: Protocol<State: std::fmt::Debug> + Sized {
     /// How often each byte of a whole message comes back.
-    const COPIES: usize;
+    const COPIES: usize = 1;
+
+    fn new() -> Self;
+    fn traffic() -> &'static Traffic;
 }
 
 impl Shape for Echo {
-    const MESSAGE: usize = 1;
-    const COPIES: usize = 1;
-}
+    fn new() -> Echo {
+        Echo
+    }
 
-/// Answers messages of three bytes, and holds one back until it is whole.
-#[derive(Default)]
-struct Triples;
-
-impl Protocol for Triples {
-    type State = ();
-
-    fn received(&mut self, (): &mut (), exchange: &mut Exchange<'_>) -> Result<Next, Malformed> {
-        let whole = exchange.input().len() / 3 * 3;
-        Ok(if exchange.echo(whole) { Next::Receive } else { Next::Send })
+    fn traffic() -> &'static Traffic {
+        static TRAFFIC: LazyLock<Traffic> = LazyLock::new(|| Traffic::of(|i| vec![random_byte(i)]));
+        &TRAFFIC
     }
 }
 
-impl Shape for Triples {
-    const MESSAGE: usize = 3;
-    const COPIES: usize = 1;
+/// Holds the start of a message back until it is whole.
+impl Shape for Framed<Fixed> {
+    fn new() -> Framed<Fixed> {
+        Framed(Fixed(3))
+    }
+
+    fn traffic() -> &'static Traffic {
+        static TRAFFIC: LazyLock<Traffic> =
+            LazyLock::new(|| Traffic::of(|i| (3 * i..3 * i + 3).map(random_byte).collect()));
+        &TRAFFIC
+    }
+}
+
+/// Takes the end of the input for the end of a message.
+impl Shape for Framed<Line> {
+    fn new() -> Framed<Line> {
+        Framed(Line)
+    }
+
+    fn traffic() -> &'static Traffic {
+        static TRAFFIC: LazyLock<Traffic> = LazyLock::new(|| {
+            let line = |i| {
+                let letters = (0..usize::from(random_byte(i) % 4)).map(|k| random_byte(4 * i + k));
+                letters.map(|byte| byte | 0x80).chain([b'\n']).collect()
+            };
+            Traffic { ends_with_input: true, ..Traffic::of(line) }
+        });
+        &TRAFFIC
+    }
+}
+
+/// Has messages of several lengths, of which the shortest are empty.
+impl Shape for Framed<Prefix> {
+    fn new() -> Framed<Prefix> {
+        Framed(Prefix::U16)
+    }
+
+    fn traffic() -> &'static Traffic {
+        static TRAFFIC: LazyLock<Traffic> = LazyLock::new(|| {
+            Traffic::of(|i| {
+                let body = random_byte(i) % 3;
+                let bytes = (0..usize::from(body)).map(|k| random_byte(2 * i + k));
+                [0, body].into_iter().chain(bytes).collect()
+            })
+        });
+        &TRAFFIC
+    }
 }
 
 /// Answers each byte twice, so that its answers have no room for all.
-#[derive(Default)]
 struct Doubled;
 
 impl Protocol for Doubled {
@@ -77,8 +114,69 @@ impl Protocol for Doubled {
 }
 
 impl Shape for Doubled {
-    const MESSAGE: usize = 1;
     const COPIES: usize = 2;
+
+    fn new() -> Doubled {
+        Doubled
+    }
+
+    fn traffic() -> &'static Traffic {
+        static TRAFFIC: LazyLock<Traffic> =
+            LazyLock::new(|| Traffic { copies: 2, ..Traffic::of(|i| vec![random_byte(i)]) });
+        &TRAFFIC
+    }
+}
+
+fn random_byte(i: usize) -> u8 {
+    i.wrapping_mul(0x9E37_79B9).to_le_bytes()[2]
+}
+
+/// What a peer sends. It follows from the position, so that the model need only count.
+struct Traffic {
+    /// One period, and as much of the next as a call can take.
+    bytes: Vec<u8>,
+    /// For each place in a period, where the last message that is whole there ends.
+    whole: Vec<usize>,
+    copies: usize,
+    /// The end of the input also ends a message.
+    ends_with_input: bool,
+}
+
+impl Traffic {
+    /// For an echo, whose messages are bytes, the period is a prime, so that no page boundary repeats in
+    /// it.
+    fn of(message: impl Fn(usize) -> Vec<u8>) -> Traffic {
+        const PERIOD: usize = 65_521;
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        for i in 0.. {
+            if bytes.len() >= PERIOD {
+                break;
+            }
+            let start = bytes.len();
+            bytes.extend(message(i));
+            whole.resize(bytes.len(), start);
+        }
+        let next: Vec<u8> = bytes.iter().copied().cycle().take(LARGEST_PAGE).collect();
+        bytes.extend(next);
+        Traffic { bytes, whole, copies: 1, ends_with_input: false }
+    }
+
+    fn bytes(&self, from: usize, n: usize) -> &[u8] {
+        &self.bytes[from % self.whole.len()..][..n]
+    }
+
+    /// Number of bytes in whole messages, of the first `n` bytes.
+    fn whole(&self, n: usize) -> usize {
+        let period = self.whole.len();
+        n / period * period + self.whole[n % period]
+    }
+}
+
+/// The traffic of an echo.
+impl Default for &'static Traffic {
+    fn default() -> &'static Traffic {
+        Echo::traffic()
+    }
 }
 
 /// What a script is made of: what the peer does, and what the loop does.
@@ -120,17 +218,6 @@ impl Dice {
     }
 }
 
-/// The peer's bytes follow from their position, so that the model need only count. The period is a
-/// prime, so that no page boundary repeats in it.
-fn stream_bytes(from: usize, n: usize) -> &'static [u8] {
-    const PERIOD: usize = 65_521;
-    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
-        let byte = |i: usize| (i % PERIOD).wrapping_mul(0x9E37_79B9).to_le_bytes()[2];
-        (0..PERIOD + LARGEST_PAGE).map(byte).collect()
-    });
-    &BYTES[from % PERIOD..][..n]
-}
-
 #[derive(Debug, Default, PartialEq)]
 enum Peer {
     #[default]
@@ -141,9 +228,8 @@ enum Peer {
 
 #[derive(Default)]
 struct Kernel {
-    /// Those of the protocol's shape.
-    message: usize,
-    copies: usize,
+    /// That of the protocol's shape.
+    traffic: &'static Traffic,
     dice: Dice,
     peer: Peer,
     /// How far in the stream: what the peer sent, what we received of it, what we sent back, and
@@ -178,12 +264,17 @@ impl Kernel {
     }
 
     fn answers(&self) -> usize {
-        self.taken / self.message * self.message * self.copies
+        self.whole() * self.traffic.copies
+    }
+
+    fn whole(&self) -> usize {
+        let all = self.end_taken && self.traffic.ends_with_input;
+        if all { self.taken } else { self.traffic.whole(self.taken) }
     }
 
     /// The start of a message.
     fn held(&self) -> usize {
-        if self.our_end.is_some() { 0 } else { self.taken % self.message }
+        if self.our_end.is_some() { 0 } else { self.taken - self.whole() }
     }
 
     fn discarded(&self) -> usize {
@@ -221,7 +312,7 @@ impl Kernel {
         }
         self.end_taken = n == 0;
         self.moved |= n > 0 && self.our_end.is_none();
-        buf[..n].copy_from_slice(stream_bytes(self.taken, n));
+        buf[..n].copy_from_slice(self.traffic.bytes(self.taken, n));
         self.taken += n;
         Ok(n)
     }
@@ -230,10 +321,12 @@ impl Kernel {
         assert!(self.told.writable, "send after a would-block, and no event");
         assert!(self.our_end.is_none(), "send after our end");
         assert!(bytes.len() <= self.owed(), "more is sent than is owed");
-        if self.copies == 1 {
-            assert!(bytes == stream_bytes(self.given, bytes.len()), "other bytes come back");
+        if self.traffic.copies == 1 {
+            let expected = self.traffic.bytes(self.given, bytes.len());
+            assert!(bytes == expected, "other bytes come back");
         } else {
-            let expected = |i| stream_bytes((self.given + i) / self.copies, 1)[0];
+            let copies = self.traffic.copies;
+            let expected = |i| self.traffic.bytes((self.given + i) / copies, 1)[0];
             let right = bytes.iter().enumerate().all(|(i, &byte)| byte == expected(i));
             assert!(right, "other bytes come back");
         }
@@ -341,8 +434,7 @@ struct Model<const SHORT: bool, P: Shape = Echo> {
 impl<const SHORT: bool, P: Shape> Model<SHORT, P> {
     fn new(page: usize, room: usize, seed: u64) -> Self {
         let kernel = Rc::new(RefCell::new(Kernel {
-            message: P::MESSAGE,
-            copies: P::COPIES,
+            traffic: P::traffic(),
             dice: Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
             room,
             // To register a socket makes the kernel report what is ready.
@@ -355,7 +447,7 @@ impl<const SHORT: bool, P: Shape> Model<SHORT, P> {
         Model {
             kernel,
             connection,
-            context: Context::new(P::default(), page, now),
+            context: Context::new(P::new(), page, now),
             page,
             queued: false,
         }
@@ -518,7 +610,9 @@ fn no_script_of_up_to_seven_actions_breaks_a_promise() {
                 Model::<true>::new(4, 3, seed).run(&script);
                 Model::<false>::new(4, 3, seed).run(&script);
                 if length <= 6 {
-                    Model::<true, Triples>::new(4, 3, seed).run(&script);
+                    Model::<true, Framed<Fixed>>::new(4, 3, seed).run(&script);
+                    Model::<true, Framed<Line>>::new(4, 3, seed).run(&script);
+                    Model::<true, Framed<Prefix>>::new(4, 3, seed).run(&script);
                     Model::<true, Doubled>::new(4, 3, seed).run(&script);
                 }
             });
@@ -558,8 +652,12 @@ proptest! {
     ) {
         Model::<true>::new(page, room, seed).run(&script);
         Model::<false>::new(page, room, seed).run(&script);
-        Model::<true, Triples>::new(page, room, seed).run(&script);
-        Model::<false, Triples>::new(page, room, seed).run(&script);
+        Model::<true, Framed<Fixed>>::new(page, room, seed).run(&script);
+        Model::<false, Framed<Fixed>>::new(page, room, seed).run(&script);
+        Model::<true, Framed<Line>>::new(page, room, seed).run(&script);
+        Model::<false, Framed<Line>>::new(page, room, seed).run(&script);
+        Model::<true, Framed<Prefix>>::new(page, room, seed).run(&script);
+        Model::<false, Framed<Prefix>>::new(page, room, seed).run(&script);
         Model::<true, Doubled>::new(page, room, seed).run(&script);
         Model::<false, Doubled>::new(page, room, seed).run(&script);
     }
@@ -662,7 +760,7 @@ fn an_event_without_a_reason_changes_nothing() {
 
 #[test]
 fn the_start_of_a_message_is_held_back_in_memory_of_its_own_size() {
-    let mut model = Model::<true, Triples>::new(1024, 100, 0);
+    let mut model = Model::<true, Framed<Fixed>>::new(1024, 100, 0);
     model.expect(&[Send(4), Turn], (4, 3));
     assert_eq!(model.context.pool.in_use(), 0);
     assert_eq!(model.kernel().held(), 1);
@@ -672,12 +770,12 @@ fn the_start_of_a_message_is_held_back_in_memory_of_its_own_size() {
 
 #[test]
 fn half_a_message_is_owed_to_nobody_and_counted_as_unsent() {
-    let mut model = Model::<true, Triples>::new(64, 64, 0);
+    let mut model = Model::<true, Framed<Fixed>>::new(64, 64, 0);
     model.expect(&[Send(5), Turn, Fin, Turn], (5, 3));
     assert!(model.connection.is_none(), "the end is not answered");
     assert_eq!(model.context.counters.bytes_unsent, 2);
 
-    let mut drained = Model::<true, Triples>::new(64, 64, 0);
+    let mut drained = Model::<true, Framed<Fixed>>::new(64, 64, 0);
     drained.expect(&[Send(5), Turn, Finish], (5, 3));
     assert_eq!(drained.kernel().our_end, Some(5));
 }

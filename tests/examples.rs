@@ -2,14 +2,17 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{connect, expect_bytes, expect_end, half_close, leave, pattern, ping, reset, stuff};
+use common::{
+    Daemon, connect, expect_bytes, expect_end, half_close, leave, output, pattern, ping, reset,
+    stuff,
+};
 
 const MIB: usize = 1024 * 1024;
 
@@ -270,4 +273,56 @@ fn uppercase_ends_only_the_connection_whose_line_is_larger_than_its_buffer() {
     half_close(&stream);
     expect_end(&mut stream);
     ping(&mut other, b"STILL HERE\n");
+}
+
+/// What the blocking client prints, if it succeeds.
+#[track_caller]
+fn blocking_client(address: SocketAddr, messages: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(path_of("blocking_client"));
+    let output = output(command.arg(address.to_string()).args(messages));
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+#[test]
+fn the_blocking_client_gets_its_messages_back_from_the_daemon() {
+    let daemon = Daemon::start(&["--framing", "length:ascii5"]);
+    let long = "x".repeat(60_000);
+    let printed = blocking_client(daemon.address(), &["hello", "", "two words", &long]);
+    assert_eq!(printed, Ok(format!("hello\n\ntwo words\n{long}\n")));
+    assert_eq!(blocking_client(daemon.address(), &[]), Ok(String::new()));
+}
+
+/// Serves one client: receives this many bytes, and answers byte by byte.
+fn answers(received: usize, answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accept");
+        stream.set_nodelay(true).expect("set nodelay");
+        stream.read_exact(&mut vec![0; received]).expect("receive");
+        for byte in answer {
+            // The client may have given up.
+            let _ = stream.write_all(&[*byte]);
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    address
+}
+
+#[test]
+fn the_blocking_client_joins_what_arrives_in_pieces_and_says_what_is_wrong() {
+    let pieces = blocking_client(answers(10, b"00005world"), &["hello"]);
+    assert_eq!(pieces, Ok("world\n".into()));
+    for (answer, words) in [
+        (&b"00005wor"[..], "the end, not a message"),
+        (b"000", "the end, not a message"),
+        (b"0000xhello", "the length is not a number"),
+        (b"00005worlds", "more than it was asked for"),
+    ] {
+        let error = blocking_client(answers(10, answer), &["hello"]).expect_err(words);
+        assert!(error.contains(words), "{error}");
+    }
+    let too_long = blocking_client(answers(0, b""), &[&"x".repeat(100_000)]);
+    assert!(too_long.expect_err("too long").contains("at most 99999 bytes"));
 }

@@ -1,6 +1,7 @@
 //! The echo daemon: from the command line to a [`Config`], a run, and an exit code.
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -12,12 +13,11 @@ use log::{LevelFilter, info, warn};
 use echoloop::cli::{self, units};
 use echoloop::net::endpoint::EndpointError;
 use echoloop::process::{limits, log_sink, systemd};
-use echoloop::protocol::Echo;
-use echoloop::server::config::ConfigError;
+use echoloop::protocol::{Echo, Framed, Kind};
 use echoloop::sources::metrics::{self, Metrics};
 use echoloop::sources::signals::Signals;
 use echoloop::sources::statistics::Statistics;
-use echoloop::{Address, Config, Endpoint, Server, StopReason};
+use echoloop::{Address, Config, Endpoint, Protocol, Server, StopReason};
 
 const NAME: &str = "echod";
 
@@ -69,6 +69,14 @@ struct Options {
     /// Connections that the kernel may hold before they are accepted, as far as it allows
     #[arg(long, value_name = "N", default_value = "4096", value_parser = units::count)]
     backlog: usize,
+
+    /// Echo whole messages only. A message is, by KIND: raw, not known, so every byte is echoed as it comes;
+    /// line, all up to a newline; fixed:N, N bytes; length:ascii5, length:u16 or length:u32, a length (five
+    /// digits, or two or four bytes in network byte order) and as many bytes behind it; typed:A=4,B=16, a
+    /// type (one character) and as many bytes behind it as the type has here. A message that is malformed or
+    /// larger than --max-buffer ends its connection
+    #[arg(long, value_name = "KIND", default_value_t = Kind::Raw)]
+    framing: Kind,
 
     /// Let several processes listen on one port; the kernel spreads the connections
     #[arg(long)]
@@ -134,7 +142,11 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     if config.max_connections() > most {
         warn!("the limit of open files allows only {most} connections");
     }
-    let exit = match serve(&config, inherited, options) {
+    let served = match &options.framing {
+        Kind::Raw => serve(Echo, &config, inherited, options),
+        kind => serve(Framed(kind.clone()), &config, inherited, options),
+    };
+    let exit = match served {
         Ok(StopReason::Stopped { status }) => ExitCode::from(status),
         Ok(_) => ExitCode::SUCCESS,
         Err(e) => {
@@ -147,8 +159,13 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     Ok(exit)
 }
 
-fn serve(config: &Config, inherited: Vec<OwnedFd>, options: &Options) -> io::Result<StopReason> {
-    let mut server = Server::adopt(Echo, inherited, config)?;
+fn serve<P: Protocol>(
+    protocol: P,
+    config: &Config,
+    inherited: Vec<OwnedFd>,
+    options: &Options,
+) -> io::Result<StopReason> {
+    let mut server = Server::adopt(protocol, inherited, config)?;
     let metrics = options
         .metrics
         .clone()
@@ -200,8 +217,8 @@ impl Options {
         self.metrics.as_ref().map_or(0, |_| 2 + metrics::CLIENTS)
     }
 
-    fn config(&self, most: usize) -> Result<Config, ConfigError> {
-        Config::builder()
+    fn config(&self, most: usize) -> Result<Config, Box<dyn Error>> {
+        let config = Config::builder()
             .endpoints(self.endpoints.iter().cloned())
             .max_connections(self.max_connections.unwrap_or(most))
             .max_connections_per_ip(self.max_connections_per_ip)
@@ -214,7 +231,12 @@ impl Options {
             .busy_poll(optional(self.busy_poll))
             .congestion(self.congestion.clone())
             .unix_mode(self.unix_mode)
-            .build()
+            .build()?;
+        let framing = &self.framing;
+        framing
+            .check(config.max_buffer())
+            .map_err(|e| format!("--framing {framing}: {e}, which is --max-buffer"))?;
+        Ok(config)
     }
 }
 
@@ -229,7 +251,7 @@ fn host_and_port(text: &str) -> Result<Endpoint, String> {
 }
 
 /// Prints all addresses in one write, so that a program which has read the first line can read them all.
-fn print_addresses(server: &Server) -> io::Result<()> {
+fn print_addresses<P: Protocol>(server: &Server<P>) -> io::Result<()> {
     let mut lines = Vec::new();
     for address in server.local_addrs() {
         writeln!(lines, "{address}")?;

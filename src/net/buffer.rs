@@ -30,6 +30,11 @@ const SPARE_BYTES: usize = 1024 * 1024;
 /// stalled readers with ten bytes each should not keep a thousand pages.
 const SPARSE: usize = 16;
 
+/// A buffer with this many bytes stays in its page in any case. To leave it and to come back copies them, and
+/// a peer that sends byte by byte causes that with every byte. So much is copied faster than a byte is
+/// received.
+const MAX_COPIED: usize = 4096;
+
 /// A queue of bytes. Recv fills it at the back, send or a protocol consumes it at the front. It has a page
 /// exactly while it holds bytes.
 #[derive(Debug, Default)]
@@ -242,7 +247,7 @@ impl Buffer {
     fn shrink_to_fit(&mut self, pool: &mut Pool) {
         let bytes = self.bytes();
         let is_pooled = matches!(&self.0, Some(page) if matches!(page.memory, Memory::Pooled(_)));
-        if !is_pooled || bytes.len() >= pool.page_size / SPARSE {
+        if !is_pooled || bytes.len() >= MAX_COPIED.min(pool.page_size / SPARSE) {
             return;
         }
         let exact = Page { start: 0, end: bytes.len(), memory: Memory::Exact(bytes.into()) };
@@ -269,6 +274,11 @@ impl Pool {
         let page_size = page_size.max(1);
         let max_spare = (SPARE_BYTES / page_size).max(1);
         Pool { page_size, spare: Vec::with_capacity(max_spare), mapped: 0 }
+    }
+
+    /// Returns the number of bytes of a page.
+    pub fn page_size(&self) -> usize {
+        self.page_size
     }
 
     /// Returns the number of pages that buffers hold now.
@@ -360,6 +370,17 @@ mod tests {
         let mut many = buffer_of(&[7; 64], &mut pool);
         many.shrink(&mut pool);
         assert_eq!(pool.in_use(), 1);
+    }
+
+    #[test]
+    fn many_bytes_that_wait_are_not_copied_however_large_the_page_is() {
+        let mut pool = Pool::new(1024 * 1024);
+        let mut many = buffer_of(&[7; MAX_COPIED], &mut pool);
+        many.shrink(&mut pool);
+        assert_eq!(pool.in_use(), 1);
+        many.consume(1, &mut pool);
+        many.shrink(&mut pool);
+        assert_eq!(pool.in_use(), 0);
     }
 
     #[test]

@@ -23,6 +23,11 @@ impl<'a> Exchange<'a> {
         self.input.bytes()
     }
 
+    /// Returns the most bytes that the input can hold. So no message can be larger.
+    pub fn limit(&self) -> usize {
+        self.pool.page_size()
+    }
+
     /// Consumes the first `n` bytes of the input.
     ///
     /// # Panics

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use echoloop::protocol::Echo;
+use echoloop::protocol::{Echo, Kind, Prefix};
 use echoloop::{
     ConfigBuilder, Counters, Endpoint, Protocol, RunError, RunSummary, Server, StopReason, Stopper,
 };
@@ -24,6 +24,34 @@ use nix::unistd::Pid;
 
 /// After this long a test has failed. Far more than anything takes on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A whole message of this kind, with this body as far as the kind allows.
+pub fn message(kind: &Kind, body: &[u8]) -> Vec<u8> {
+    match kind {
+        Kind::Raw => body.to_vec(),
+        Kind::Line => {
+            let letters = body.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte });
+            letters.chain([b'\n']).collect()
+        }
+        Kind::Fixed(n) => padded(body).take(*n).collect(),
+        Kind::Length(Prefix::Ascii5) => [format!("{:05}", body.len()).as_bytes(), body].concat(),
+        Kind::Length(Prefix::U16) => {
+            [&u16::try_from(body.len()).expect("small").to_be_bytes(), body].concat()
+        }
+        Kind::Length(Prefix::U32) => {
+            [&u32::try_from(body.len()).expect("small").to_be_bytes(), body].concat()
+        }
+        Kind::Typed(types) => {
+            let (name, behind) = types[body.len() % types.len()];
+            [name].into_iter().chain(padded(body).take(behind)).collect()
+        }
+        kind => unreachable!("no message of {kind}"),
+    }
+}
+
+fn padded(body: &[u8]) -> impl Iterator<Item = u8> {
+    body.iter().copied().chain(std::iter::repeat(b'.'))
+}
 
 /// Tries until it holds.
 #[track_caller]
@@ -207,6 +235,8 @@ pub struct Daemon {
     reader: Option<JoinHandle<()>>,
     files_at_start: usize,
     asked: bool,
+    /// One that it echoes at once, whatever its framing.
+    message: Vec<u8>,
 }
 
 impl Daemon {
@@ -262,8 +292,13 @@ impl Daemon {
         }
         let tcp = printed.iter().filter_map(|line| line.strip_prefix("tcp://"));
         let addresses = tcp.map(|address| address.parse().expect("an address")).collect();
+        let arguments: Vec<_> = command.get_args().filter_map(|word| word.to_str()).collect();
+        let framing = arguments.windows(2).find(|pair| pair[0] == "--framing");
+        let kind = framing.map_or(Kind::Raw, |pair| pair[1].parse().expect("a kind"));
+        let message = message(&kind, b"one echo");
+        let (files_at_start, asked) = (0, false);
         let mut daemon =
-            Daemon { child, printed, addresses, log, reader, files_at_start: 0, asked: false };
+            Daemon { child, printed, addresses, log, reader, files_at_start, asked, message };
         // Whatever is not there yet would later look like a leak. Whether it is echoed does not matter
         // here: there may be an idle timeout that is shorter than that takes.
         let _ = daemon.try_echo();
@@ -273,9 +308,13 @@ impl Daemon {
 
     /// One client that comes, is served, and leaves.
     fn try_echo(&self) -> std::io::Result<Vec<u8>> {
-        fn echo(mut stream: impl Read + Write, half_close: impl Fn()) -> std::io::Result<Vec<u8>> {
-            let mut got = vec![0; 8];
-            stream.write_all(b"one echo")?;
+        fn echo(
+            mut stream: impl Read + Write,
+            message: &[u8],
+            half_close: impl Fn(),
+        ) -> std::io::Result<Vec<u8>> {
+            let mut got = vec![0; message.len()];
+            stream.write_all(message)?;
             stream.read_exact(&mut got)?;
             half_close();
             stream.read_to_end(&mut got)?;
@@ -284,10 +323,10 @@ impl Daemon {
         if let Some(path) = self.printed[0].strip_prefix("unix:") {
             let stream = UnixStream::connect(path)?;
             stream.set_read_timeout(Some(DEADLINE))?;
-            echo(&stream, || drop(stream.shutdown(Shutdown::Write)))
+            echo(&stream, &self.message, || drop(stream.shutdown(Shutdown::Write)))
         } else {
             let stream = self.connect();
-            echo(&stream, || drop(stream.shutdown(Shutdown::Write)))
+            echo(&stream, &self.message, || drop(stream.shutdown(Shutdown::Write)))
         }
     }
 
@@ -376,7 +415,7 @@ impl Daemon {
     #[track_caller]
     pub fn last_questions(&mut self) {
         self.expect_files_back();
-        assert_eq!(self.try_echo().expect("one last echo"), b"one echo");
+        assert_eq!(self.try_echo().expect("one last echo"), self.message);
         self.expect_files_back();
         let cpu = self.cpu_within(Duration::from_millis(300));
         assert!(cpu < Duration::from_millis(50), "used {cpu:?} while idle");

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| echoloop_fuzz::any_split_gives_the_same("fixed:7", data));

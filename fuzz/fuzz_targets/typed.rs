@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| echoloop_fuzz::any_split_gives_the_same(
+    "typed:A=4,B=16",
+    data
+));
