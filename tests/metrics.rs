@@ -542,7 +542,7 @@ fn a_place_that_is_not_to_be_had_is_one_clear_line() {
         ("203.0.113.1:0", 1, &["cannot listen on", "203.0.113.1:0"]),
         ("unix:x", 2, &["--metrics", "unix:x", "HOST:PORT"]),
         ("9100", 2, &["--metrics", "'9100'"]),
-        ("udp://localhost:9100", 2, &["--metrics", "unknown scheme"]),
+        ("udp://localhost:9100", 2, &["--metrics", "HOST:PORT"]),
         ("", 2, &["--metrics"]),
     ] {
         expect_error(Command::new(ECHOD).args(["--metrics", place, "127.0.0.1:0"]), code, words);

@@ -49,6 +49,23 @@ impl Address {
         }
     }
 
+    /// Returns the port of an IP address.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Address::Tcp(address) | Address::Udp(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        }
+    }
+
+    /// Returns the same address with another port. The path of a Unix socket stays as it is.
+    pub(crate) fn with_port(&self, port: u16) -> Address {
+        let mut other = self.clone();
+        if let Address::Tcp(address) | Address::Udp(address) = &mut other {
+            address.set_port(port);
+        }
+        other
+    }
+
     pub(crate) fn of_socket(address: &SockAddr) -> Address {
         if let Some(address) = address.as_socket() {
             return Address::Tcp(address);

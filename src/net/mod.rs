@@ -1,9 +1,10 @@
 //! What both loops build on: one nonblocking call and its answers, latched readiness, sockets, buffers,
-//! deadlines, addresses, and the wait.
+//! deadlines, addresses and how they are bound, and the wait.
 //!
 //! Nothing here decides what a server or a client does.
 
 pub mod address;
+pub(crate) mod bind;
 pub mod buffer;
 pub mod deadline;
 pub mod endpoint;
