@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,13 +10,18 @@ use log::{LevelFilter, info, warn};
 
 use echoloop::cli::{self, units};
 use echoloop::net::endpoint::EndpointError;
-use echoloop::process::{limits, log_sink, systemd};
-use echoloop::protocol::Echo;
+use echoloop::process::systemd::{self, Inherited};
+use echoloop::process::{limits, log_sink};
 use echoloop::server::config::ConfigError;
 use echoloop::sources::metrics::{self, Metrics};
 use echoloop::sources::signals::Signals;
 use echoloop::sources::statistics::Statistics;
-use echoloop::{Address, Config, Endpoint, Server, StopReason};
+use echoloop::sources::udp::UdpOptions;
+use echoloop::{Address, Config, Endpoint, StopReason};
+
+mod endpoints;
+
+use endpoints::Bound;
 
 const NAME: &str = "echod";
 
@@ -30,9 +34,9 @@ const NAME: &str = "echod";
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {
-    /// Where to listen: tcp://HOST:PORT or unix:PATH. HOST is a name, an IPv4 address, an IPv6 address in
-    /// brackets, or nothing for every interface. PORT is a number, 0 for one that the system picks, or the
-    /// name of a service
+    /// Where to listen: tcp://HOST:PORT, udp://HOST:PORT or unix:PATH. HOST is a name, an IPv4 address, an
+    /// IPv6 address in brackets, or nothing for every interface. PORT is a number, 0 for one that the system
+    /// picks, or the name of a service
     ///
     /// [default: `tcp://127.0.0.1:65432`, or what systemd hands over]
     #[arg(value_name = "ENDPOINT")]
@@ -83,6 +87,11 @@ struct Options {
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
 
+    /// Most datagrams answered a second to one source address; more are dropped and counted. An IPv6 network
+    /// of 64 bits counts as one address
+    #[arg(long, value_name = "N", default_value = "10k", value_parser = units::count)]
+    udp_rate: usize,
+
     /// Permissions of Unix sockets, octal [default: 666 less the umask]
     #[arg(long, value_name = "OCTAL", value_parser = units::mode)]
     unix_mode: Option<u32>,
@@ -126,7 +135,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     let inherited = systemd::inherited_sockets()?;
     let others = inherited.len() + 2 * options.endpoints.len() + options.metrics_files();
     let most = limits::raise_file_limit(others);
-    let config = match options.config(most) {
+    let config = match options.config(most, !inherited.is_empty()) {
         Ok(config) => config,
         Err(e) => return Ok(cli::usage(NAME, &e.to_string())),
     };
@@ -147,8 +156,13 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     Ok(exit)
 }
 
-fn serve(config: &Config, inherited: Vec<OwnedFd>, options: &Options) -> io::Result<StopReason> {
-    let mut server = Server::adopt(Echo, inherited, config)?;
+fn serve(config: &Config, inherited: Vec<Inherited>, options: &Options) -> io::Result<StopReason> {
+    let udp_options = UdpOptions { rate: options.udp_rate, reuse_port: options.reuse_port };
+    let Bound { mut server, udp, addresses } =
+        endpoints::bind(config, inherited, &options.endpoints, &udp_options)?;
+    if let Some(udp) = udp {
+        server.add_source(Box::new(udp))?;
+    }
     let metrics = options
         .metrics
         .clone()
@@ -170,7 +184,7 @@ fn serve(config: &Config, inherited: Vec<OwnedFd>, options: &Options) -> io::Res
     }
     let (connections, bytes) = (config.max_connections(), config.max_buffer());
     info!("at most {connections} connections, {bytes} bytes held for each");
-    if let Err(e) = print_addresses(&server) {
+    if let Err(e) = endpoints::print(&addresses) {
         warn!("cannot print the addresses: {e}");
     }
     manager.ready();
@@ -200,9 +214,10 @@ impl Options {
         self.metrics.as_ref().map_or(0, |_| 2 + metrics::CLIENTS)
     }
 
-    fn config(&self, most: usize) -> Result<Config, ConfigError> {
+    fn config(&self, most: usize, has_inherited: bool) -> Result<Config, ConfigError> {
         Config::builder()
-            .endpoints(self.endpoints.iter().cloned())
+            .endpoints(endpoints::streams(&self.endpoints))
+            .default_endpoint(self.endpoints.is_empty() && !has_inherited)
             .max_connections(self.max_connections.unwrap_or(most))
             .max_connections_per_ip(self.max_connections_per_ip)
             .max_buffer(self.max_buffer)
@@ -227,15 +242,4 @@ fn host_and_port(text: &str) -> Result<Endpoint, String> {
     let endpoint: Endpoint = text.parse().map_err(|e: EndpointError| e.to_string())?;
     let is_tcp = !endpoint.is_unix() && !endpoint.is_udp();
     if is_tcp { Ok(endpoint) } else { Err("expected HOST:PORT".into()) }
-}
-
-/// Prints all addresses in one write, so that a program which has read the first line can read them all.
-fn print_addresses(server: &Server) -> io::Result<()> {
-    let mut lines = Vec::new();
-    for address in server.local_addrs() {
-        writeln!(lines, "{address}")?;
-    }
-    let mut stdout = io::stdout();
-    stdout.write_all(&lines)?;
-    stdout.flush()
 }
