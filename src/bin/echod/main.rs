@@ -10,8 +10,8 @@ use log::{LevelFilter, info, warn};
 
 use echoloop::cli::{self, units};
 use echoloop::net::endpoint::EndpointError;
-use echoloop::process::systemd::{self, Inherited};
-use echoloop::process::{limits, log_sink};
+use echoloop::process::{limits, log_sink, systemd};
+use echoloop::protocol::Echo;
 use echoloop::server::config::ConfigError;
 use echoloop::sources::metrics::{self, Metrics};
 use echoloop::sources::signals::Signals;
@@ -21,7 +21,7 @@ use echoloop::{Address, Config, Endpoint, StopReason};
 
 mod endpoints;
 
-use endpoints::Bound;
+use endpoints::Sorted;
 
 const NAME: &str = "echod";
 
@@ -143,7 +143,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     if config.max_connections() > most {
         warn!("the limit of open files allows only {most} connections");
     }
-    let exit = match serve(&config, inherited, options) {
+    let exit = match serve(&config, Sorted::new(inherited, &options.endpoints), options) {
         Ok(StopReason::Stopped { status }) => ExitCode::from(status),
         Ok(_) => ExitCode::SUCCESS,
         Err(e) => {
@@ -156,13 +156,9 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     Ok(exit)
 }
 
-fn serve(config: &Config, inherited: Vec<Inherited>, options: &Options) -> io::Result<StopReason> {
+fn serve(config: &Config, sockets: Sorted, options: &Options) -> io::Result<StopReason> {
     let udp_options = UdpOptions { rate: options.udp_rate, reuse_port: options.reuse_port };
-    let Bound { mut server, udp, addresses } =
-        endpoints::bind(config, inherited, &options.endpoints, &udp_options)?;
-    if let Some(udp) = udp {
-        server.add_source(Box::new(udp))?;
-    }
+    let (mut server, addresses) = sockets.bind(Echo, config, &udp_options)?;
     let metrics = options
         .metrics
         .clone()
