@@ -17,9 +17,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use echoloop::net::buffer::{Buffer, Pool};
 use echoloop::net::deadline::{Deadlines, after};
 use echoloop::net::nonblocking::Stream;
-use echoloop::net::ready::{Progress, Readiness};
+use echoloop::net::ready::Readiness;
 use echoloop::protocol::Echo;
-use echoloop::server::connection::Connection;
+use echoloop::server::connection::{Connection, Progress};
 use echoloop::server::context::Context;
 use echoloop::{Config, Server, Stopper};
 use slab::Slab;

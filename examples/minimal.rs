@@ -62,21 +62,22 @@ fn serve(mut listener: TcpListener) -> io::Result<()> {
             }
         }
         // 4. Accept, last: so no event of this turn can meet a new connection under an old key.
-        accept_owed = accept_owed && !accept_all(&listener, &mut connections, &poll);
+        accept_owed = accept_owed && accept_all(&listener, &mut connections, &poll);
     }
 }
 
-/// Accepts until the call would block. `false` if that has to be tried again.
+/// Accepts until the call would block. Returns whether accept is still owed.
 fn accept_all(listener: &TcpListener, connections: &mut Slab<Connection>, poll: &Poll) -> bool {
     loop {
         match answer(|| listener.accept()) {
             Ok(Some((stream, _))) => add(stream, connections, poll),
-            Ok(None) => return true,
+            Ok(None) => return false,
             // This client gave up while it waited. The next one may be well.
             Err(e) if e.kind() == ErrorKind::ConnectionAborted => {}
             // Out of files, for example (EMFILE). The client stays in the backlog, and no event will
-            // announce it again. To ask at once would spin, to forget it would leave us deaf.
-            Err(_) => return false,
+            // announce it again. If we asked again at once, we would spin; if we forgot it, we would never
+            // accept again.
+            Err(_) => return true,
         }
     }
 }
@@ -90,8 +91,14 @@ fn add(mut stream: TcpStream, connections: &mut Slab<Connection>, poll: &Poll) {
     // On an error the stream is dropped: one connection ends.
     if poll.registry().register(&mut stream, token, both).is_ok() {
         // Writable from the start: try to send before an event says that we may.
-        let (owed, sent, readable, writable, queued) = (Vec::new(), 0, false, true, false);
-        entry.insert(Connection { stream, owed, sent, readable, writable, queued });
+        entry.insert(Connection {
+            stream,
+            owed: Vec::new(),
+            sent: 0,
+            readable: false,
+            writable: true,
+            queued: false,
+        });
     }
 }
 
@@ -145,6 +152,7 @@ impl Connection {
                     return Ok(Progress::Blocked);
                 }
                 match answer(|| self.stream.write(&self.owed[self.sent..]))? {
+                    Some(0) => return Err(ErrorKind::WriteZero.into()),
                     Some(n) => self.sent += n,
                     None => self.writable = false,
                 }

@@ -20,7 +20,7 @@
 //!      | 3 run queue  drive those that had more to do     |
 //!      | 4 deadlines  close what is due                   |
 //!      | 5 sources    notify what is due, or asked again  |
-//!      | 6 accept     last, and within a budget           |
+//!      | 6 accept     once slots are free; with a budget  |
 //!      | 7 drain      one step, while the server ends     |
 //!      | 8 measure    how long the turn took              |
 //!      +--------------------------------------------------+
@@ -75,6 +75,8 @@
 //! # Embedding
 //!
 //! ```
+//! use std::io::{Read, Write};
+//!
 //! use echoloop::{Config, Server};
 //!
 //! # fn main() -> std::io::Result<()> {
@@ -84,8 +86,12 @@
 //! let running = std::thread::spawn(move || server.run());
 //!
 //! let address = addresses[0].as_tcp().expect("a TCP address");
-//! let client = std::net::TcpStream::connect(address)?;
-//! # drop(client);
+//! let mut client = std::net::TcpStream::connect(address)?;
+//! let mut answer = [0; 5];
+//! client.write_all(b"hello")?;
+//! client.read_exact(&mut answer)?;
+//! assert_eq!(&answer, b"hello");
+//!
 //! stopper.stop()?;
 //! let summary = running.join().expect("no panic")?;
 //! assert_eq!(summary.counters.open(), 0);
@@ -140,5 +146,7 @@ pub use protocol::Protocol;
 pub use server::config::{Config, ConfigBuilder, ConfigError};
 pub use server::counters::Counters;
 pub use server::event_loop::Server;
-pub use server::source::{Action, EventSource, LoopHandle, Notification, SourceWaker};
+pub use server::source::{
+    Action, EventSource, LoopHandle, Notification, SourceCounter, SourceWaker,
+};
 pub use server::stop::{RunError, RunSummary, StopReason, Stopper};

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use Action::{Fin, Finish, Hint, LatchAll, Linger, Read, Reset, Send, Turn, Urgent};
 use echoloop::net::nonblocking::Stream;
-use echoloop::net::ready::{Progress, Readiness};
+use echoloop::net::ready::Readiness;
 use echoloop::protocol::{Echo, Exchange, Malformed, Next, Protocol};
-use echoloop::server::connection::Connection;
+use echoloop::server::connection::{Connection, Progress};
 use echoloop::server::context::Context;
 use echoloop::server::counters::CloseReason;
 use proptest::prelude::*;
@@ -433,7 +433,7 @@ impl<const SHORT: bool, P: Shape> Model<SHORT, P> {
         counters.bytes_in += traffic.received;
         counters.bytes_out += traffic.sent;
         let blocked = match driven {
-            Ok(Progress::Blocked) => true,
+            Ok(Progress::Blocked | Progress::Lingering) => true,
             Ok(Progress::Again) => false,
             ended => return self.close(ended.map(drop)),
         };

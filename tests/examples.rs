@@ -266,7 +266,7 @@ fn uppercase_ends_only_the_connection_whose_line_is_larger_than_its_buffer() {
     let mut other = server.connect();
     ping(&mut other, b"OTHER\n");
     let mut stream = server.connect();
-    stuff(&mut stream, &[b'a'; 100_000]);
+    stuff(&mut stream, &vec![b'a'; 100_000]);
     half_close(&stream);
     expect_end(&mut stream);
     ping(&mut other, b"STILL HERE\n");

@@ -5,9 +5,9 @@ mod common;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
-use common::{InProcess, any_port, expect_bytes, expect_end, half_close, ping};
+use common::{InProcess, any_port, eventually, expect_bytes, expect_end, half_close, ping};
 use echoloop::protocol::{Echo, Exchange, Malformed, Next, Protocol};
-use echoloop::{Config, ConfigBuilder, Counters, Server};
+use echoloop::{Config, ConfigBuilder, Counters, Server, StopReason};
 
 /// Lines that are commands: `add N` adds to the sum of this connection, `sum` asks for it, `more N` asks
 /// for N bytes, `bye` ends the conversation. Anything else is malformed. The end of input is answered with
@@ -196,4 +196,43 @@ fn two_servers_of_different_protocols_run_beside_each_other() {
     say(&mut stream, "sum\n");
     expect_bytes(&mut stream, b"0\n");
     stream.shutdown(Shutdown::Both).expect("close");
+}
+
+#[test]
+fn a_peer_that_stays_after_our_end_is_let_go_after_a_second() {
+    let server = start(Config::builder().max_buffer(1024));
+    let large = "a".repeat(2000);
+    let stay: Vec<TcpStream> = ["nonsense\n", "bye\n", &large]
+        .into_iter()
+        .map(|text| {
+            let mut stream = server.0.connect();
+            say(&mut stream, text);
+            stream
+        })
+        .collect();
+    for mut stream in &stay {
+        // Our end arrives; theirs never does.
+        std::io::copy(&mut stream, &mut std::io::sink()).expect("the end, not a reset");
+    }
+    eventually("the server has closed them", || {
+        // What is sent to a closed socket is answered with a reset.
+        stay.iter().all(|mut stream| stream.write(b"?").is_err())
+    });
+    let counters = counters(server);
+    assert_eq!((counters.closed_malformed, counters.closed_protocol), (2, 1), "{counters}");
+}
+
+#[test]
+fn a_half_closed_peer_that_is_cut_off_is_counted_as_cut_off() {
+    let server = start(Config::builder().drain_timeout(std::time::Duration::from_millis(300)));
+    let mut stream = server.0.connect();
+    say(&mut stream, "more 50000000\n");
+    half_close(&stream);
+    let mut first = [0; 1000];
+    std::io::Read::read_exact(&mut stream, &mut first).expect("the first of them");
+    let (mut server, counted) = server;
+    server.stopper.stop().expect("wake");
+    assert_eq!(server.join(), StopReason::Drained { cut_off: 1 });
+    let counters = counted.recv().expect("counters");
+    assert_eq!((counters.closed_cut_off, counters.closed_peer), (1, 0), "{counters}");
 }

@@ -168,7 +168,7 @@ fn a_source_that_fails_ends_the_run_and_the_counters_are_not_lost() {
     ping(&mut common::connect(address), b"six!!!");
     waker.wake().expect("wake");
     let error = running.join().expect("no panic").expect_err("it failed");
-    assert_eq!(error.to_string(), "the source failed");
+    assert_eq!(error.to_string(), "the loop failed: the source failed");
     assert_eq!((error.counters.bytes_in, error.counters.bytes_out), (6, 6));
     assert_eq!(error.counters.open(), 0);
 }

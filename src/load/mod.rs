@@ -11,8 +11,8 @@
 //! use echoloop::{Config, Server};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let endpoints = vec!["tcp://127.0.0.1:0".parse()?];
-//! let server = Server::bind(&Config { endpoints, ..Config::default() })?;
+//! let config = Config::builder().endpoint("tcp://127.0.0.1:0".parse()?).build()?;
+//! let server = Server::bind(&config)?;
 //! let (targets, server_stopper) = (server.local_addrs(), server.stopper());
 //! let server = std::thread::spawn(move || server.run());
 //!

@@ -10,8 +10,8 @@ use socket2::SockAddr;
 
 use crate::net::escape::write_escaped;
 
-/// Address of a socket. It prints as an endpoint: `tcp://127.0.0.1:7`, `udp://127.0.0.1:7`,
-/// `unix:/run/echod.sock`.
+/// Address of a socket. It prints as `tcp://127.0.0.1:7`, `udp://127.0.0.1:7` or `unix:/run/echod.sock`,
+/// escaped for a log.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Address {

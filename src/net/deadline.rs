@@ -6,7 +6,7 @@
 //!
 //! An entry is a time before which its connection need not be looked at. Traffic only moves a deadline
 //! further away, so traffic does not touch the queue: a connection that comes up and has moved since is
-//! put back with its later time. A busy connection costs one entry a timeout, however busy it is.
+//! put back with its later time. A busy connection is put back once per timeout, however busy it is.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

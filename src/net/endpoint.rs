@@ -63,12 +63,6 @@ impl From<EndpointError> for io::Error {
     }
 }
 
-impl From<&str> for EndpointError {
-    fn from(reason: &str) -> EndpointError {
-        EndpointError(reason.to_owned())
-    }
-}
-
 /// The echo server of the sockets tutorials: 127.0.0.1, port 65432.
 impl Default for Endpoint {
     fn default() -> Endpoint {
@@ -84,6 +78,11 @@ impl From<SocketAddr> for Endpoint {
 }
 
 impl Endpoint {
+    /// Returns the endpoint of a Unix socket. The path may hold bytes that are not UTF-8.
+    pub fn unix(path: impl Into<PathBuf>) -> Endpoint {
+        Endpoint(Kind::Unix(path.into()))
+    }
+
     /// Returns whether the endpoint is the path of a Unix socket.
     pub fn is_unix(&self) -> bool {
         matches!(self.0, Kind::Unix(_))
@@ -170,7 +169,7 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Endpoint, EndpointError> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
-                "" => Err("no path, expected unix:PATH".into()),
+                "" => Err(error("no path, expected unix:PATH")),
                 path => Ok(Endpoint(Kind::Unix(path.into()))),
             };
         }
@@ -189,7 +188,7 @@ impl FromStr for Endpoint {
             .rsplit_once(':')
             // This colon belongs to an IPv6 address.
             .filter(|_| !rest.ends_with(']'))
-            .ok_or("no port, expected HOST:PORT")?;
+            .ok_or_else(|| error("no port, expected HOST:PORT"))?;
         Ok(Endpoint(Kind::Ip { transport, port: port.parse()?, host: host.parse()? }))
     }
 }
@@ -227,17 +226,22 @@ impl FromStr for Host {
             return Err(EndpointError(format!("`{}` is not a host name", text.escape_debug())));
         }
         if let Some(inner) = text.strip_prefix('[') {
-            let inner = inner.strip_suffix(']').ok_or("no `]` behind the IPv6 address")?;
+            let inner =
+                inner.strip_suffix(']').ok_or_else(|| error("no `]` behind the IPv6 address"))?;
             return parse_ipv6(inner);
         }
         if text.contains(':') {
-            return Err("an IPv6 address goes in brackets: [::1]:65432".into());
+            return Err(error("an IPv6 address goes in brackets: [::1]:65432"));
         }
         Ok(match text.parse::<Ipv4Addr>() {
             Ok(ip) => Host::Address(ip.into()),
             Err(_) => Host::Name(text.to_owned()),
         })
     }
+}
+
+fn error(reason: &str) -> EndpointError {
+    EndpointError(reason.to_owned())
 }
 
 fn parse_ipv6(text: &str) -> Result<Host, EndpointError> {

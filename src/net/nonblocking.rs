@@ -2,8 +2,8 @@
 //!
 //! A blocking `recv` has two good answers, some bytes or the end of the stream, and waits until it has
 //! one of them. A nonblocking `recv` has a third answer, *would block*: there is nothing now, call
-//! again when an event says so. `EINTR` is not an answer: [`recv`] and [`send`] repeat the call, and
-//! no other code sees it.
+//! again when an event says so. `EINTR` is not an answer: the call is repeated here. (A poll can be
+//! interrupted too; see [`Wait::wait`](crate::net::wait::Wait::wait).)
 //!
 //! Sources: recv(2), send(2), and "Non-blocking Sockets" in the Socket Programming HOWTO.
 
@@ -31,7 +31,7 @@ pub enum Received {
     Bytes(usize),
     /// Zero bytes: the peer has finished sending. It may still be receiving.
     EndOfStream,
-    /// Nothing now.
+    /// No bytes are there now.
     WouldBlock,
 }
 
@@ -75,7 +75,11 @@ pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<Sent> {
 }
 
 /// Makes the call until it is not interrupted. `None` stands for "would block".
-fn answer(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+///
+/// # Errors
+/// Those of the call, except `EAGAIN` and `EINTR`.
+#[inline]
+pub fn answer<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<Option<T>> {
     loop {
         match call() {
             Ok(n) => return Ok(Some(n)),

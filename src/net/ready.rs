@@ -101,7 +101,7 @@ impl<S: Stream> Latched<S> {
     }
 
     /// Latches the readiness of an event. Latching decides nothing: a connection must not end because a
-    /// flag says error, hang-up or end of stream, for bytes can stand in front of it. The calls tell.
+    /// flag says error, hang-up or end of stream, because unread bytes may precede it. The calls tell.
     pub fn latch(&mut self, event: Readiness) {
         self.ready.readable |= event.readable;
         self.ready.writable |= event.writable;

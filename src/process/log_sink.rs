@@ -1,6 +1,6 @@
 //! Where log lines go: a bounded queue, and a thread that writes it to stderr.
 //!
-//! Writing a line can take for ever: a paused terminal, a pipe that nobody reads, a full disk. The loop must
+//! Writing a line can take forever: a paused terminal, a pipe that nobody reads, a full disk. The loop must
 //! not wait for that. Lines for which the queue has no room are dropped and counted. A line that cannot be
 //! written is lost, and the process goes on.
 
@@ -49,7 +49,7 @@ pub fn install(level: LevelFilter) -> io::Result<LogSink> {
     let sink = LogSink(Arc::default());
     let mut logger = env_logger::Builder::new();
     logger.format_timestamp_millis().target(Target::Pipe(Box::new(sink.clone())));
-    // Checked here: the logger would print its complaint to a stderr that may block for ever.
+    // Checked here: the logger would print its complaint to a stderr that may block forever.
     let spec = env::var("RUST_LOG").ok();
     let error = spec.as_ref().and_then(|spec| env_filter::Builder::new().try_parse(spec).err());
     match spec.filter(|spec| error.is_none() && !spec.trim().is_empty()) {

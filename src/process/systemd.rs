@@ -28,7 +28,7 @@ pub enum Inherited {
     Udp(UdpSocket),
 }
 
-/// Returns the sockets that were handed over (`LISTEN_FDS`), in their order; none if there are none.
+/// Returns the sockets that were handed over to this process (`LISTEN_FDS`), in their order.
 ///
 /// # Errors
 /// A file that is neither a stream socket nor a UDP socket.

@@ -12,8 +12,9 @@ use crate::protocol::exchange::Exchange;
 /// [`State`](Protocol::State). No call may wait: it answers from what it is given, and returns.
 ///
 /// The connection does the rest: it receives, sends what is owed, and stops receiving while bytes are
-/// owed (back-pressure). So a call never sees the room for answers grow, and a protocol that finds no
-/// room returns [`Next::Send`].
+/// owed (back-pressure). When a call begins, nothing is owed, so the whole buffer is free for answers. It is
+/// not emptied during the call: a protocol whose next answer does not fit returns [`Next::Send`], and is
+/// called again when all is sent.
 pub trait Protocol {
     /// State of one connection, for example how far its input was searched. `()` costs no memory.
     type State: Default;
@@ -32,6 +33,9 @@ pub trait Protocol {
     /// last answers. After [`Next::Send`] it is called again; otherwise the connection ends when all is
     /// sent. Input that is left then was half a message, and is counted as unsent.
     ///
+    /// It is not called when the server ends the connection: after [`Next::Close`], by the idle timeout, or in
+    /// a drain.
+    ///
     /// # Errors
     /// As those of [`received`](Protocol::received).
     fn end_of_input(
@@ -47,7 +51,8 @@ pub trait Protocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Next {
-    /// Send the answers, then receive more.
+    /// Send the answers, then receive more. If the input is as long as the buffer (`max_buffer`) by then, no
+    /// more can be received: the message is too large, and the connection ends as malformed.
     Receive,
     /// Send the answers, then call again before receiving more: the answers had no room for all.
     Send,

@@ -24,6 +24,9 @@ impl<'a> Exchange<'a> {
     }
 
     /// Consumes the first `n` bytes of the input.
+    ///
+    /// # Panics
+    /// The input has fewer bytes. A protocol that consumes what it has not seen is wrong.
     pub fn consume(&mut self, n: usize) {
         self.input.consume(n, self.pool);
     }
@@ -39,6 +42,9 @@ impl<'a> Exchange<'a> {
 
     /// Answers with the first `n` bytes of the input, and consumes them. Returns false, and does nothing,
     /// if there is no room for them. Little is copied where the answer is most of the input.
+    ///
+    /// # Panics
+    /// As [`consume`](Exchange::consume).
     #[must_use = "an answer that was not taken must be given again"]
     #[inline]
     pub fn echo(&mut self, n: usize) -> bool {

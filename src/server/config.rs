@@ -15,7 +15,7 @@ const BUFFER_SIZES: RangeInclusive<usize> = 1024..=1024 * 1024 * 1024;
 const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
 
 /// Checked configuration of a [`Server`](crate::Server), made by a [`ConfigBuilder`]. The default is a
-/// server on 127.0.0.1, port 65432, without a limit of its own on connections.
+/// server on 127.0.0.1, port 65432, without a limit on connections.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub(crate) endpoints: Vec<Endpoint>,
@@ -102,13 +102,14 @@ impl ConfigBuilder {
         self
     }
 
-    /// Sets the most bytes held for a connection in each direction; 1 KiB to 1 GiB. Default: 64 KiB.
+    /// Sets the most bytes held for a connection in each direction; 1 KiB to 1 GiB. It is also the largest
+    /// message and the largest single answer of a protocol. Default: 64 KiB.
     pub fn max_buffer(mut self, bytes: usize) -> ConfigBuilder {
         self.0.max_buffer = bytes;
         self
     }
 
-    /// Sets how long no byte may move on a connection before it is closed, more than 0. Default: for ever.
+    /// Sets how long no byte may move on a connection before it is closed, more than 0. Default: no timeout.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> ConfigBuilder {
         self.0.idle_timeout = timeout.into();
         self
@@ -182,13 +183,13 @@ impl ConfigBuilder {
         }
         let fits = |idle: &Duration| KEEPALIVES.contains(idle) && idle.subsec_nanos() == 0;
         if config.listen.keepalive.is_some_and(|idle| !fits(&idle)) {
-            return Err(ConfigError("keepalive must be whole seconds from 1s to 32767s, or 0"));
+            return Err(ConfigError("keepalive must be whole seconds from 1s to 32767s"));
         }
         if config.idle_timeout.is_some_and(|idle| idle.is_zero()) {
             return Err(ConfigError("the idle timeout must be more than 0"));
         }
         if config.listen.unix_mode.is_some_and(|mode| mode > 0o777) {
-            return Err(ConfigError("the mode of a Unix socket must be at most 777"));
+            return Err(ConfigError("the mode of a Unix socket must be at most 0o777"));
         }
         Ok(config)
     }

@@ -5,37 +5,38 @@
 //! call and come back at any event.
 //!
 //! ```text
-//!            recv answers 0, the protocol has answered
-//!    Open --------------------------------------------> HalfClosed
-//!    |  |                                                  |
-//!    |  | finish(), malformed input,                       | nothing owed
-//!    |  | or the protocol closes                           v
-//!    |  v             nothing owed                        done
-//!    | Flushing --------------------> Lingering            ^
-//!    |                                ^   |                |
-//!    +--------------------------------+   +----------------+
-//!      linger(), as Flushing may too        recv answers 0, too much was
-//!                                           discarded, or 1 s is over
+//!  state        what drive does                       leaves for
+//!  Open         recv, then Protocol::received         Answering (Next::Send), EndOfInput (recv 0),
+//!                                                     Flushing (Next::Close, malformed, finish())
+//!  Answering    nothing owed: Protocol::received      Open, Flushing (as above)
+//!                                                     LastAnswers (finish())
+//!  LastAnswers  as Answering                          Flushing
+//!  EndOfInput   nothing owed: Protocol::end_of_input  itself (Next::Send), HalfClosed (else)
+//!  HalfClosed   sends what is owed                    done
+//!  Flushing     sends what is owed, shutdown(write)   Lingering
+//!  Lingering    recv and discard                      done (recv 0, 16 MiB discarded, 1 s is over)
+//!
+//!  any but Lingering: linger() leads to Lingering.  any: an error ends the connection.
 //! ```
 //!
-//! Two more states belong to `Open`: in `Answering` and in `EndOfInput` the protocol is called before
-//! anything is received.
+//! (This file is longer than others, so that the table and the code that follows it are read together.)
 
 use std::io;
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::{Duration, Instant};
 
-use log::{debug, trace};
+use log::trace;
 
-use crate::net::buffer::{Buffer, Pool};
+use crate::net::buffer::Buffer;
 use crate::net::nonblocking::{Received, Sent, Stream};
-use crate::net::ready::{Latched, Progress, Readiness};
+use crate::net::ready::{Latched, Readiness};
 use crate::protocol::{Exchange, Malformed, Next, Protocol};
 use crate::server::context::Context;
 use crate::server::counters::{CloseReason, Traffic};
 
-/// Number of bytes that one [`drive`](Connection::drive) may receive before the other connections have
-/// their turn. A megabyte takes the loop a fraction of a millisecond; with a quarter of it a lone bulk
-/// transfer loses a tenth of its speed.
+/// Number of bytes that one [`drive`](Connection::drive) may receive or answer before the other
+/// connections have their turn. A megabyte takes the loop a fraction of a millisecond; with a quarter of it
+/// a lone bulk transfer loses a tenth of its speed.
 const BUDGET: usize = 1024 * 1024;
 
 /// Number of bytes that a call takes from the budget at least. Without it a peer that sends single bytes
@@ -49,21 +50,38 @@ const DISCARD: u32 = 16 * 1024 * 1024;
 /// How long a connection lingers at most.
 pub const LINGER: Duration = Duration::from_secs(1);
 
+/// State of a connection. The table above says what each does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Bytes come and go.
+    /// Receives, and gives the protocol what came.
     Open,
     /// The answers had no room for all. The protocol is called again when nothing is owed.
     Answering,
+    /// The same, but nothing more is received behind these answers.
+    LastAnswers,
     /// The peer has finished sending. The protocol is to be told, when nothing is owed.
     EndOfInput,
-    /// The peer has finished sending, and the protocol has finished answering. What is owed is sent.
+    /// The peer has finished sending, and the protocol has finished answering.
     HalfClosed,
-    /// We end first: nothing more is received, what is owed is sent.
+    /// We end first: nothing more is received.
     Flushing,
     /// We have sent our end, and discard what still arrives. Closing a socket with unread input makes the
     /// kernel send a reset, which destroys what the peer has not read yet (RFC 1122, 4.2.2.13).
     Lingering,
+}
+
+/// State of a connection after it was driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing can be done before the next event.
+    Blocked,
+    /// The same, and it lingers: it must be closed after [`LINGER`] if no event comes.
+    Lingering,
+    /// The budget is used up and there is more to do. No event will say so: the connection belongs in the
+    /// run queue.
+    Again,
+    /// The conversation is over: close the connection.
+    Done,
 }
 
 /// One client socket, driven by readiness. It knows nothing of the loop above it. Its stream is a type
@@ -71,15 +89,15 @@ enum State {
 #[derive(Debug)]
 pub struct Connection<S, P: Protocol> {
     socket: Latched<S>,
-    /// Received, and not consumed by the protocol: half a message that waits for its rest.
+    /// Bytes received and not consumed by the protocol: the start of a message that waits for its rest.
     input: Buffer,
-    /// Owed to the peer.
+    /// Bytes owed to the peer.
     output: Buffer,
     state: State,
-    /// Why the connection ends, from `HalfClosed`, `Flushing` or `Lingering` on.
+    /// Why the connection ends; set with `HalfClosed`, `Flushing` and `Lingering`.
     reason: CloseReason,
-    /// Number of bytes that it may still discard while lingering.
-    discard: u32,
+    /// Number of bytes discarded while lingering.
+    discarded: u32,
     protocol_state: P::State,
     /// When a byte last came or went, or the lingering began.
     last_moved: Instant,
@@ -94,7 +112,7 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
             output: Buffer::default(),
             state: State::Open,
             reason: CloseReason::CutOff,
-            discard: DISCARD,
+            discarded: 0,
             protocol_state: P::State::default(),
             last_moved: now,
         }
@@ -114,15 +132,11 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         if self.state == State::Open {
             return self.socket.is_readable();
         }
-        match self.state {
-            State::Open | State::Lingering => self.socket.is_readable(),
-            State::Answering | State::EndOfInput => true,
-            State::HalfClosed | State::Flushing => false,
-        }
+        self.state != State::Lingering || self.socket.is_readable()
     }
 
-    /// Bytes are owed. That means back-pressure: we do not receive meanwhile. The kernel's receive buffer
-    /// fills, its window closes, and TCP slows the sender down to the speed at which it reads.
+    /// Returns whether bytes are owed. Then nothing is received (back-pressure): the kernel's receive
+    /// buffer fills, its window closes, and TCP slows the sender down to the speed at which it reads.
     fn wants_write(&self) -> bool {
         !self.output.is_empty()
     }
@@ -135,12 +149,10 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
     /// | send would block | `writable` off |
     /// | bytes owed | no recv; `readable` stays on |
     /// | recv got n | to the protocol; go on |
-    /// | recv left room, where that means empty, and not `until_would_block` | `readable` off as well |
-    /// | recv got 0 | the protocol is told; what is owed is sent: done |
+    /// | recv did not fill its room, where that means empty, and not `until_would_block` | `readable` off |
     /// | recv would block | `readable` and `until_would_block` off |
-    /// | malformed input | `Flushing` |
-    /// | nothing owed, `Flushing` | shutdown(write): `Lingering` |
-    /// | `Lingering`, recv got n | discarded; done when it was too much |
+    /// | recv got 0 | `EndOfInput`; while lingering: done |
+    /// | the budget is used up | again |
     ///
     /// # Errors
     /// Any other answer ends this connection, and no other one.
@@ -154,37 +166,34 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
                     self.send(context)?;
                     continue;
                 }
-                self.input.shrink(&mut context.pool);
                 self.output.shrink(&mut context.pool);
-                return Ok(Progress::Blocked);
+                return Ok(self.blocked(context));
             }
             if self.state != State::Open {
-                if let Some(progress) = self.advance(spent, context)? {
-                    return Ok(progress);
+                match self.advance(spent, context)? {
+                    Continue(cost) => spent += cost,
+                    Break(progress) => return Ok(progress),
                 }
-                if self.state != State::Lingering {
-                    spent += self.output.len().max(CALL);
-                    continue;
-                }
+                continue;
             }
             if !self.socket.is_readable() {
-                self.input.shrink(&mut context.pool);
-                return Ok(Progress::Blocked);
+                return Ok(self.blocked(context));
             }
             if spent >= BUDGET {
                 return Ok(Progress::Again);
             }
-            match self.recv(context)? {
-                Received::Bytes(n) => spent += n.max(CALL),
-                Received::WouldBlock => {}
-                Received::EndOfStream if self.is_lingering() => return Ok(Progress::Done),
-                Received::EndOfStream => self.state = State::EndOfInput,
-            }
+            spent += self.receive(context)?;
         }
+    }
+
+    fn blocked(&mut self, context: &mut Context<P>) -> Progress {
+        self.input.shrink(&mut context.pool);
+        Progress::Blocked
     }
 
     fn send(&mut self, context: &mut Context<P>) -> io::Result<()> {
         let sent = self.socket.send(self.output.bytes()).inspect_err(|e| trace_error("send", e))?;
+        // The braces copy the value. A reference would keep it out of the registers, trace or not.
         trace!("  send answers Ok({:?})", { sent });
         if let Sent::Bytes(n) = sent {
             self.output.consume(n, &mut context.pool);
@@ -194,10 +203,11 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         Ok(())
     }
 
-    fn recv(&mut self, context: &mut Context<P>) -> io::Result<Received> {
-        debug_assert!(!self.wants_write(), "back-pressure");
+    /// Receives, and gives the protocol what came. Returns what that takes from the budget.
+    fn receive(&mut self, context: &mut Context<P>) -> io::Result<usize> {
         let mut room = self.input.room(&mut context.pool)?;
-        let received = match self.socket.recv(room.bytes_mut()) {
+        let received = self.socket.recv(room.bytes_mut());
+        let received = match received {
             Ok(received) => received,
             Err(e) => {
                 trace_error("recv", &e);
@@ -206,45 +216,64 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
             }
         };
         trace!("  recv answers Ok({:?})", { received });
-        match received {
-            Received::Bytes(n) if self.state != State::Lingering => {
-                self.input.fill(room, n);
-                context.traffic.received += n as u64;
-                self.last_moved = context.now;
-                self.call(context)?;
-                return Ok(received);
+        let Received::Bytes(n) = received else {
+            self.input.restore(room, &mut context.pool);
+            if received == Received::EndOfStream {
+                self.state = State::EndOfInput;
             }
-            Received::Bytes(n) => {
-                self.discard = self.discard.saturating_sub(u32::try_from(n).unwrap_or(u32::MAX));
-                context.counters.bytes_discarded += n as u64;
-            }
-            Received::WouldBlock | Received::EndOfStream => {}
-        }
-        self.input.restore(room, &mut context.pool);
-        Ok(received)
+            return Ok(0);
+        };
+        self.input.fill(room, n);
+        context.traffic.received += n as u64;
+        self.last_moved = context.now;
+        self.call(context)?;
+        Ok(n.max(CALL))
     }
 
-    /// Takes the next step of a connection that owes nothing and is not open. Returns its progress if it
-    /// cannot go on. Not inlined: an echo passes here twice, and the tests of all states would cost it ten
-    /// instructions each time.
+    /// Takes the next step of a connection that owes nothing and is not open. It goes on with what the step
+    /// takes from the budget, or it breaks off. Not inlined: an echo never gets here.
     #[cold]
-    fn advance(&mut self, spent: usize, context: &mut Context<P>) -> io::Result<Option<Progress>> {
-        debug_assert!(!self.wants_write());
-        match self.state {
-            State::Answering | State::EndOfInput if spent >= BUDGET => {
-                return Ok(Some(Progress::Again));
-            }
-            State::Answering => self.call(context)?,
-            State::EndOfInput => self.call_at_end(context)?,
-            State::HalfClosed => return Ok(Some(Progress::Done)),
-            State::Flushing => self.linger(self.reason, context)?,
-            State::Lingering if self.discard == 0 => return Ok(Some(Progress::Done)),
-            State::Open | State::Lingering => {}
+    fn advance(
+        &mut self,
+        spent: usize,
+        context: &mut Context<P>,
+    ) -> io::Result<ControlFlow<Progress, usize>> {
+        debug_assert!(!self.wants_write() && self.state != State::Open);
+        if spent >= BUDGET && self.is_runnable() {
+            return Ok(Break(Progress::Again));
         }
-        Ok(None)
+        match self.state {
+            State::Open | State::Answering | State::LastAnswers => self.call(context)?,
+            State::EndOfInput => self.call_at_end(context)?,
+            State::HalfClosed => return Ok(Break(Progress::Done)),
+            State::Flushing => return self.linger(self.reason, context).map(|()| Continue(0)),
+            State::Lingering => return self.discard(context),
+        }
+        // A call of the protocol costs what it answers.
+        Ok(Continue(self.output.len().max(CALL)))
     }
 
-    /// Gives the protocol what was received.
+    fn discard(&mut self, context: &mut Context<P>) -> io::Result<ControlFlow<Progress, usize>> {
+        debug_assert!(self.input.is_empty() && self.output.is_empty());
+        if !self.socket.is_readable() {
+            return Ok(Break(Progress::Lingering));
+        }
+        let mut room = self.input.room(&mut context.pool)?;
+        let received = self.socket.recv(room.bytes_mut());
+        self.input.restore(room, &mut context.pool);
+        trace!("  recv answers {received:?}");
+        let n = match received? {
+            Received::Bytes(n) => n,
+            Received::WouldBlock => return Ok(Continue(0)),
+            Received::EndOfStream => return Ok(Break(Progress::Done)),
+        };
+        context.counters.bytes_discarded += n as u64;
+        self.discarded = self.discarded.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+        let is_too_much = self.discarded >= DISCARD;
+        Ok(if is_too_much { Break(Progress::Done) } else { Continue(n.max(CALL)) })
+    }
+
+    /// Gives the protocol the input.
     #[expect(clippy::inline_always, reason = "a twelfth of an echo's instructions")]
     #[inline(always)]
     fn call(&mut self, context: &mut Context<P>) -> io::Result<()> {
@@ -254,27 +283,25 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         if next == Ok(Next::Receive) && self.input.is_empty() && self.state == State::Open {
             return Ok(());
         }
-        self.obey(next, pool)
+        self.obey(next, context)
     }
 
     /// Changes the state to what the protocol wants. Not inlined: the usual answer, which is to receive
     /// more, is dealt with above.
     #[inline(never)]
-    fn obey(&mut self, next: Result<Next, Malformed>, pool: &Pool) -> io::Result<()> {
+    fn obey(&mut self, next: Result<Next, Malformed>, context: &mut Context<P>) -> io::Result<()> {
+        let is_last = self.state == State::LastAnswers;
         match next {
-            Ok(Next::Receive) if self.input.is_full(pool) => {
-                self.end_malformed(&Malformed::new("a message is larger than the buffer"));
-            }
-            Ok(Next::Receive) if self.reason == CloseReason::Drain => {
-                self.end(State::Flushing, CloseReason::Drain);
+            Ok(Next::Receive) if is_last => self.end(State::Flushing, CloseReason::Drain),
+            Ok(Next::Receive) if self.input.is_full(&context.pool) => {
+                self.end_malformed(Malformed::new("a message is larger than the buffer"), context);
             }
             Ok(Next::Receive) => self.state = State::Open,
-            Ok(Next::Send) if self.output.is_empty() => {
-                return Err(no_room_for_an_answer());
-            }
+            Ok(Next::Send) if self.output.is_empty() => return Err(no_room_for_an_answer()),
+            Ok(Next::Send) if is_last => {}
             Ok(Next::Send) => self.state = State::Answering,
             Ok(Next::Close) => self.end(State::Flushing, CloseReason::Protocol),
-            Err(malformed) => self.end_malformed(&malformed),
+            Err(malformed) => self.end_malformed(malformed, context),
         }
         Ok(())
     }
@@ -283,21 +310,17 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
     fn call_at_end(&mut self, context: &mut Context<P>) -> io::Result<()> {
         let Context { protocol, pool, .. } = context;
         let mut exchange = Exchange::new(&mut self.input, &mut self.output, pool);
-        let next = protocol.end_of_input(&mut self.protocol_state, &mut exchange);
-        match next {
-            Ok(Next::Send) if self.output.is_empty() => {
-                return Err(no_room_for_an_answer());
-            }
+        match protocol.end_of_input(&mut self.protocol_state, &mut exchange) {
+            Ok(Next::Send) if self.output.is_empty() => return Err(no_room_for_an_answer()),
             Ok(Next::Send) => {}
             Ok(Next::Receive | Next::Close) => self.end(State::HalfClosed, CloseReason::Peer),
-            Err(malformed) => self.end_malformed(&malformed),
+            Err(malformed) => self.end_malformed(malformed, context),
         }
         Ok(())
     }
 
-    #[cold]
-    fn end_malformed(&mut self, malformed: &Malformed) {
-        debug!("malformed input: {malformed}");
+    fn end_malformed(&mut self, malformed: Malformed, context: &mut Context<P>) {
+        context.malformed = Some(malformed);
         // After the end of the stream nothing more can arrive, so there is no need to linger.
         let is_end = self.state == State::EndOfInput;
         let state = if is_end { State::HalfClosed } else { State::Flushing };
@@ -314,14 +337,17 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
     pub fn finish(&mut self) {
         match self.state {
             State::Open => self.end(State::Flushing, CloseReason::Drain),
-            // First the answers to what was received.
-            State::Answering => self.reason = CloseReason::Drain,
-            State::EndOfInput | State::HalfClosed | State::Flushing | State::Lingering => {}
+            State::Answering => self.state = State::LastAnswers,
+            State::LastAnswers
+            | State::EndOfInput
+            | State::HalfClosed
+            | State::Flushing
+            | State::Lingering => {}
         }
     }
 
     /// Ends our direction of the stream now, and drops what is owed. The peer still gets what the kernel
-    /// holds for it. Takes effect with the next drive.
+    /// holds for it.
     ///
     /// # Errors
     /// Those of [`Stream::shutdown_write`].
@@ -342,7 +368,7 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
     /// Returns whether nothing is owed and nothing is known to wait. Half a message that the peer has not
     /// completed is owed to nobody.
     pub fn is_settled(&self) -> bool {
-        !self.wants_write() && !self.is_runnable() && !self.socket.is_readable()
+        !self.wants_write() && !self.is_runnable()
     }
 
     /// Returns when a byte last came or went, or the lingering began.
@@ -356,10 +382,8 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         match self.state {
             State::Lingering => self.reason,
             _ if failed => CloseReason::Error,
-            State::HalfClosed => self.reason,
-            State::Open | State::Answering | State::EndOfInput | State::Flushing => {
-                CloseReason::CutOff
-            }
+            State::HalfClosed if !self.wants_write() => self.reason,
+            _ => CloseReason::CutOff,
         }
     }
 
@@ -381,7 +405,7 @@ fn trace_error(call: &str, e: &io::Error) {
     trace!("  {call} answers {e}");
 }
 
-/// No answer was taken although the buffer for answers is empty.
+/// Returns the error of an answer that was not taken although nothing else was owed.
 fn no_room_for_an_answer() -> io::Error {
     io::Error::other("an answer is larger than the buffer, or memory is short")
 }

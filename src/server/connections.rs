@@ -5,26 +5,28 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use log::trace;
+use log::{debug, trace};
 use mio::event::Event;
 use mio::{Registry, Token};
 use slab::Slab;
 
 use crate::net::address::Address;
 use crate::net::deadline::{Deadlines, after};
-use crate::net::ready::{self, Progress, Readiness};
+use crate::net::escape::one_line;
+use crate::net::ready::{self, Readiness};
 use crate::net::socket::Socket;
 use crate::protocol::Protocol;
 use crate::server::address_limit::AddressLimit;
 use crate::server::config::Config;
-use crate::server::connection::Connection;
+use crate::server::connection::{Connection, Progress};
 use crate::server::connection_log::ConnectionLog;
 use crate::server::context::Context;
 use crate::server::counters::CloseReason;
 use crate::server::timeouts::{QUIET, Timeouts};
 
-/// How long a turn may be busy with the run queue. Signals, new connections and deadlines wait meanwhile.
-const QUEUE_TIME: Duration = Duration::from_millis(10);
+/// How long a turn may be busy with the run queue, and how long with deadlines. Events, signals and new
+/// connections wait meanwhile.
+const TURN_TIME: Duration = Duration::from_millis(10);
 
 /// All connections. The token of a connection is its key in the slab.
 pub(crate) struct Connections<P: Protocol> {
@@ -65,7 +67,7 @@ impl<P: Protocol> Connections<P> {
         self.run_queue.len()
     }
 
-    /// Returns when to look at a connection although nothing has happened.
+    /// Returns the earliest deadline of a connection.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.deadlines.next()
     }
@@ -86,7 +88,7 @@ impl<P: Protocol> Connections<P> {
         registry: &Registry,
     ) -> io::Result<()> {
         if self.limit.as_ref().is_some_and(|limit| !limit.admits(peer)) {
-            log::debug!("refused {peer}: its address has as many connections as it may have");
+            debug!("refused {peer}: its address has as many connections as it may have");
             self.context.counters.refused += 1;
             return Ok(());
         }
@@ -118,6 +120,14 @@ impl<P: Protocol> Connections<P> {
         }
     }
 
+    /// Drives every connection of the run queue once, without a bound of time.
+    pub(crate) fn run_all_queued(&mut self) {
+        for _ in 0..self.run_queue.len() {
+            let Some(key) = self.run_queue.pop_front() else { break };
+            self.drive(key);
+        }
+    }
+
     /// Drives the first `queued` connections of the run queue, each once. Time bounds it, but at least one
     /// is driven.
     pub(crate) fn run_queued(&mut self, queued: usize) {
@@ -126,8 +136,7 @@ impl<P: Protocol> Connections<P> {
             let Some(key) = self.run_queue.pop_front() else { break };
             trace!("connection {key}: its turn again");
             self.drive(key);
-            let now = Instant::now();
-            if *until.get_or_insert(now + QUEUE_TIME) <= now {
+            if is_over(&mut until) {
                 break;
             }
         }
@@ -139,16 +148,30 @@ impl<P: Protocol> Connections<P> {
         self.context.counters.bytes_in += traffic.received;
         self.context.counters.bytes_out += traffic.sent;
         self.log.moved(key, traffic);
+        if let Ok(Progress::Blocked) = progress {
+            return;
+        }
         match progress {
             Ok(Progress::Blocked) => {}
+            Ok(Progress::Lingering) => {
+                self.log_malformed(key);
+                self.schedule(key);
+            }
             Ok(Progress::Again) => self.run_queue.push_back(key),
             Ok(Progress::Done) => self.close(key, None),
             Err(e) => self.close(key, Some(&e)),
         }
     }
 
+    fn log_malformed(&mut self, key: usize) {
+        if let Some(malformed) = self.context.malformed.take() {
+            debug!("connection {key}: malformed input: {}", one_line(&malformed.to_string()));
+        }
+    }
+
     #[inline(never)]
     fn close(&mut self, key: usize, error: Option<&io::Error>) {
+        self.log_malformed(key);
         debug_assert!(!self.run_queue.contains(&key), "nothing ends while it is queued");
         let connection = self.slab.remove(key);
         let reason = connection.close_reason(error.is_some());
@@ -171,10 +194,14 @@ impl<P: Protocol> Connections<P> {
         self.deadlines.schedule(key, at);
     }
 
-    /// Closes the connections whose time is over.
+    /// Closes the connections whose time is over. Time bounds it; the rest is due in the next turn.
     pub(crate) fn close_due(&mut self) {
+        let mut until = None;
         while let Some(key) = self.deadlines.pop_due(self.context.now) {
             self.expire(key);
+            if is_over(&mut until) {
+                break;
+            }
         }
     }
 
@@ -216,11 +243,11 @@ impl<P: Protocol> Connections<P> {
         }
     }
 
-    /// Begins the drain: drives each connection once, with all readiness bits set.
+    /// Begins the drain: each connection is to be driven once, with all readiness bits set.
     pub(crate) fn begin_drain(&mut self) {
         let now = self.context.now;
         self.timeouts.begin_drain(now);
-        self.drive_all(|connection| connection.latch(Readiness::ALL));
+        self.queue_all(|connection| connection.latch(Readiness::ALL));
         for (key, _) in &self.slab {
             self.deadlines.schedule(key, after(now, Some(QUIET)));
         }
@@ -228,15 +255,18 @@ impl<P: Protocol> Connections<P> {
 
     /// From now on no connection receives. What is owed is still sent.
     pub(crate) fn stop_receiving(&mut self) {
-        self.drive_all(Connection::finish);
+        self.queue_all(Connection::finish);
     }
 
-    fn drive_all(&mut self, prepare: impl Fn(&mut Connection<Socket, P>)) {
-        self.run_queue.clear();
-        for key in self.keys() {
-            trace!("connection {key}: asked in the drain");
-            prepare(&mut self.slab[key]);
-            self.drive(key);
+    /// Prepares every connection, and queues those that are then runnable. They are driven in turns of
+    /// bounded time, however many they are.
+    fn queue_all(&mut self, prepare: impl Fn(&mut Connection<Socket, P>)) {
+        for (key, connection) in &mut self.slab {
+            let was_queued = connection.is_runnable();
+            prepare(connection);
+            if !was_queued && connection.is_runnable() {
+                self.run_queue.push_back(key);
+            }
         }
     }
 
@@ -259,4 +289,10 @@ impl<P: Protocol> Connections<P> {
     fn keys(&self) -> Vec<usize> {
         self.slab.iter().map(|(key, _)| key).collect()
     }
+}
+
+/// Returns whether [`TURN_TIME`] has passed since the first call.
+fn is_over(until: &mut Option<Instant>) -> bool {
+    let now = Instant::now();
+    *until.get_or_insert(now + TURN_TIME) <= now
 }

@@ -3,10 +3,12 @@
 use std::time::Instant;
 
 use crate::net::buffer::Pool;
+use crate::protocol::Malformed;
 use crate::server::counters::{Counters, Traffic};
 
 /// What all connections of a loop share.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Context<P> {
     /// The protocol that they speak.
     pub protocol: P,
@@ -18,6 +20,8 @@ pub struct Context<P> {
     pub traffic: Traffic,
     /// Counters of the loop.
     pub counters: Counters,
+    /// What was malformed, where the last drive met malformed input.
+    pub malformed: Option<Malformed>,
 }
 
 impl<P> Context<P> {
@@ -29,6 +33,7 @@ impl<P> Context<P> {
             now,
             traffic: Traffic::default(),
             counters: Counters::default(),
+            malformed: None,
         }
     }
 }

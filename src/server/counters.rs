@@ -39,7 +39,7 @@ pub struct Counters {
     pub bytes_discarded: u64,
     /// Number of errors of accept(2).
     pub accept_errors: u64,
-    /// Longest time between two waits: for that long the loop heard nobody.
+    /// Longest time between two waits: new events waited for that long.
     pub longest_turn: Duration,
 }
 

@@ -23,27 +23,25 @@ use crate::server::connections::Connections;
 use crate::server::drain::Drain;
 use crate::server::listener::Listeners;
 use crate::server::source::{Action, EventSource, SourceWaker};
-use crate::server::source_set::{LoopState, SourceSet};
+use crate::server::source_set::{FIRST_TOKEN, LoopState, SourceSet};
 use crate::server::stop::{RunError, RunSummary, StopReason, Stopper};
 use crate::server::warnings::RateLimitedWarning;
 
 /// Number of events taken from the kernel in one wait. More stay there for the next turn.
 const EVENTS: usize = 256;
 
-/// First tokens of the listeners and of the event sources, and the token of the waker. A connection's token
-/// is its key in the slab, and no slab is large enough to reach these.
+/// First token of the listeners, and the token of the waker. A connection's token is its key in the slab, and
+/// no slab is large enough to reach these.
 const LISTENERS: usize = usize::MAX / 4;
-const SOURCES: usize = usize::MAX / 2;
 const WAKER: usize = usize::MAX - 1;
 
 /// A server: one poll, one slab of connections, one loop, one thread.
 ///
-/// Its protocol is a type parameter, so that the compiler can join protocol and connection into one piece
-/// of code. [`Echo`] is the default.
+/// Its protocol is a type parameter, so that its calls are inlined into the connection's code. [`Echo`] is
+/// the default.
 pub struct Server<P: Protocol = Echo> {
     wait: Wait,
     stopper: Stopper,
-    waker: Arc<Waker>,
     listeners: Listeners,
     connections: Connections<P>,
     sources: SourceSet,
@@ -97,10 +95,9 @@ impl<P: Protocol> Server<P> {
         Ok(Server {
             wait,
             stopper: Stopper::new(&waker),
-            waker,
             listeners,
             connections: Connections::new(protocol, config),
-            sources: SourceSet::new(SOURCES),
+            sources: SourceSet::default(),
             config: config.clone(),
             drain: None,
             stop_reason: None,
@@ -108,8 +105,8 @@ impl<P: Protocol> Server<P> {
         })
     }
 
-    /// Returns the addresses that the server serves: those of adopted sockets, those of the endpoints in
-    /// their order, IPv4 before IPv6, and those of the event sources.
+    /// Returns the addresses that the server serves: those of adopted sockets, then those of the endpoints in
+    /// their order, IPv4 before IPv6, then those that its event sources serve.
     pub fn local_addrs(&self) -> Vec<Address> {
         self.listeners.addresses().into_iter().chain(self.sources.addresses()).collect()
     }
@@ -129,7 +126,7 @@ impl<P: Protocol> Server<P> {
     /// # Errors
     /// Those of [`EventSource::register`].
     pub fn add_source(&mut self, source: Box<dyn EventSource>) -> io::Result<SourceWaker> {
-        self.sources.add(source, &self.waker, state(&self.wait, &self.connections))
+        self.sources.add(source, self.stopper.waker(), state(&self.wait, &self.connections))
     }
 
     /// Serves until it is stopped.
@@ -164,15 +161,14 @@ impl<P: Protocol> Server<P> {
         }
         self.connections.run_queued(queued);
         self.connections.close_due();
-        self.notify_sources()?;
+        self.notify(SourceSet::notify_due)?;
         self.accept();
         self.advance_drain();
         self.measure_turn();
         Ok(())
     }
 
-    /// Waits until there is something to do: for an event, or until the next time at which no event will
-    /// say so.
+    /// Waits for an event, at most until the earliest deadline.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let now = self.connections.context.now;
         let until = if self.connections.queued() > 0 { Some(now) } else { self.due() };
@@ -192,12 +188,11 @@ impl<P: Protocol> Server<P> {
     fn dispatch(&mut self, event: &Event) -> io::Result<()> {
         match event.token().0 {
             key if key < LISTENERS => self.connections.ready(key, event),
-            token if token < SOURCES => self.listeners.latch(token - LISTENERS),
+            token if token < FIRST_TOKEN => self.listeners.latch(token - LISTENERS),
             WAKER => self.woken()?,
             token => {
-                let state = state(&self.wait, &self.connections);
-                let action = self.sources.ready(token, Readiness::from(event), state)?;
-                self.perform(action)?;
+                let readiness = Readiness::from(event);
+                self.notify(|sources, state| sources.ready(token, readiness, state))?;
             }
         }
         Ok(())
@@ -207,17 +202,15 @@ impl<P: Protocol> Server<P> {
         if self.stopper.is_wanted() {
             self.begin_drain()?;
         }
-        let action = self.sources.notify_woken(state(&self.wait, &self.connections))?;
-        self.perform(action)
+        self.notify(SourceSet::notify_woken)
     }
 
-    fn notify_sources(&mut self) -> io::Result<()> {
-        let action = self.sources.notify_due(state(&self.wait, &self.connections))?;
-        self.perform(action)
-    }
-
-    fn perform(&mut self, action: Action) -> io::Result<()> {
-        match action {
+    /// Notifies event sources, and does what they want.
+    fn notify(
+        &mut self,
+        notify: impl FnOnce(&mut SourceSet, LoopState<'_>) -> io::Result<Action>,
+    ) -> io::Result<()> {
+        match notify(&mut self.sources, state(&self.wait, &self.connections))? {
             Action::Drain => self.begin_drain()?,
             Action::Stop(status) => self.stop_reason = Some(StopReason::Stopped { status }),
             Action::Continue | Action::Again | Action::Leave => {}
@@ -254,8 +247,7 @@ impl<P: Protocol> Server<P> {
         self.drain = Some(Drain::begin(now, self.config.drain_timeout));
         self.listeners.begin_close();
         self.connections.begin_drain();
-        let action = self.sources.notify_drain(state(&self.wait, &self.connections))?;
-        self.perform(action)
+        self.notify(SourceSet::notify_drain)
     }
 
     fn advance_drain(&mut self) {
@@ -264,6 +256,10 @@ impl<P: Protocol> Server<P> {
         if drain.stops_receiving(now) {
             self.listeners.close_all();
             self.connections.stop_receiving();
+        }
+        if drain.is_over(now) {
+            // What is runnable gets a last turn: with a timeout of 0 it had none yet.
+            self.connections.run_all_queued();
         }
         let all_gone = self.connections.len() == 0 && self.listeners.is_empty();
         if all_gone || drain.is_over(now) {

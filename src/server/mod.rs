@@ -1,7 +1,7 @@
 //! The server: its loop, its connections, and what ends them.
 //!
-//! It knows four things: its waker, its listeners, its connections, and event sources. It does not know a
-//! protocol or an event source by name.
+//! It knows four things: its waker, its listeners, its connections, and event sources. It names no event
+//! source, and one protocol only, the default of `Server::bind`.
 
 mod address_limit;
 pub mod config;

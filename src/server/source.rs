@@ -51,7 +51,8 @@ pub trait EventSource: Send {
         Vec::new()
     }
 
-    /// Returns the counters of the source. They appear wherever the server's own counters do.
+    /// Returns the counters of the source. They appear wherever the server's own counters do, also after the
+    /// source has left.
     fn counters(&self) -> Vec<SourceCounter> {
         Vec::new()
     }
@@ -74,12 +75,13 @@ pub enum Notification {
     Due,
     /// The source has asked for it with [`Action::Again`].
     Again,
-    /// The drain begins: answer what has arrived, accept nothing new.
+    /// The drain begins. The run may end in this same turn, so answer now what has arrived. A source may go
+    /// on serving until then.
     Drain,
 }
 
-/// What an event source wants from the loop, from the least to the most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What an event source wants from the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
     /// Go on.
@@ -93,6 +95,20 @@ pub enum Action {
     Drain,
     /// End the run at once. The status is part of the [`RunSummary`](crate::RunSummary).
     Stop(u8),
+}
+
+impl Action {
+    /// Returns the one of two actions that ends more: a stop before a drain before anything else.
+    #[must_use]
+    pub fn stronger(self, other: Action) -> Action {
+        let rank = |action| match action {
+            Action::Continue | Action::Leave => 0,
+            Action::Again => 1,
+            Action::Drain => 2,
+            Action::Stop(_) => 3,
+        };
+        if rank(other) > rank(self) { other } else { self }
+    }
 }
 
 /// A counter of an event source.

@@ -15,15 +15,20 @@ use crate::server::source::{
     Action, EventSource, LoopHandle, Notification, SourceCounter, SourceWaker, TOKENS,
 };
 
+/// First token of the first source. No connection's key reaches it, and no listener's token.
+pub(crate) const FIRST_TOKEN: usize = usize::MAX / 2;
+
 /// Shortest time between two notifications that a source is due. Without it, a source whose time stays in
 /// the past would keep the loop from sleeping.
 const DUE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Event sources in the order in which they were added. The source with index i owns the tokens from
-/// `first_token + i * TOKENS` on.
+/// `FIRST_TOKEN + i * TOKENS` on.
+#[derive(Default)]
 pub(crate) struct SourceSet {
-    first_token: usize,
     slots: Vec<Slot>,
+    /// Last counters of the sources that have left.
+    counters_of_left: Vec<SourceCounter>,
 }
 
 struct Slot {
@@ -43,10 +48,6 @@ pub(crate) struct LoopState<'a> {
 }
 
 impl SourceSet {
-    pub(crate) fn new(first_token: usize) -> SourceSet {
-        SourceSet { first_token, slots: Vec::new() }
-    }
-
     pub(crate) fn add(
         &mut self,
         mut source: Box<dyn EventSource>,
@@ -68,7 +69,7 @@ impl SourceSet {
         readiness: Readiness,
         state: LoopState<'_>,
     ) -> io::Result<Action> {
-        let (index, number) = (self.index(token), (token - self.first_token) % TOKENS);
+        let (index, number) = ((token - FIRST_TOKEN) / TOKENS, (token - FIRST_TOKEN) % TOKENS);
         self.notify(index, Notification::Ready { number, readiness }, state)
     }
 
@@ -79,17 +80,14 @@ impl SourceSet {
         })
     }
 
-    /// Notifies each source that has asked for it, or whose time has come.
+    /// Notifies each source whose time has come, or that has asked for it; in one turn of either only one.
     pub(crate) fn notify_due(&mut self, state: LoopState<'_>) -> io::Result<Action> {
         self.notify_each(state, |slot| {
-            if std::mem::take(&mut slot.wants_again) {
-                return Some(Notification::Again);
-            }
-            let is_due = slot.due().is_some_and(|due| due <= state.now);
-            is_due.then(|| {
+            if slot.due().is_some_and(|due| due <= state.now) {
                 slot.last_due = Some(state.now);
-                Notification::Due
-            })
+                return Some(Notification::Due);
+            }
+            std::mem::take(&mut slot.wants_again).then_some(Notification::Again)
         })
     }
 
@@ -109,11 +107,8 @@ impl SourceSet {
 
     pub(crate) fn counters(&self) -> Vec<SourceCounter> {
         let present = self.slots.iter().filter_map(|slot| slot.source.as_ref());
-        present.flat_map(|source| source.counters()).collect()
-    }
-
-    fn index(&self, token: usize) -> usize {
-        (token - self.first_token) / TOKENS
+        let left = self.counters_of_left.iter().copied();
+        present.flat_map(|source| source.counters()).chain(left).collect()
     }
 
     /// Returns the strongest action that any of them wants.
@@ -125,7 +120,7 @@ impl SourceSet {
         let mut strongest = Action::Continue;
         for index in 0..self.slots.len() {
             if let Some(notification) = notification(&mut self.slots[index]) {
-                strongest = strongest.max(self.notify(index, notification, state)?);
+                strongest = strongest.stronger(self.notify(index, notification, state)?);
             }
         }
         Ok(strongest)
@@ -143,7 +138,10 @@ impl SourceSet {
         let action =
             self.with_handle(index, state, |handle| source.notify(notification, handle))?;
         match action {
-            Action::Leave => return Ok(Action::Continue),
+            Action::Leave => {
+                self.counters_of_left.extend(source.counters());
+                return Ok(Action::Continue);
+            }
             Action::Again => self.slots[index].wants_again = true,
             Action::Continue | Action::Drain | Action::Stop(_) => {}
         }
@@ -161,7 +159,7 @@ impl SourceSet {
             counters: state.counters,
             now: state.now,
             registry: state.registry,
-            first_token: self.first_token + index * TOKENS,
+            first_token: FIRST_TOKEN + index * TOKENS,
             other_counters: &|| self.counters(),
         })
     }

@@ -33,6 +33,10 @@ impl Stopper {
         self.waker.wake()
     }
 
+    pub(crate) fn waker(&self) -> &Arc<Waker> {
+        &self.waker
+    }
+
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::Acquire)
     }
@@ -42,7 +46,7 @@ impl Stopper {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// The server was drained: everything that it had received was answered.
+    /// The drain is over: every connection was given its answers, or the time was over.
     Drained {
         /// Number of connections that were still owed something at the deadline of the drain.
         cut_off: usize,
@@ -86,13 +90,13 @@ pub struct RunError {
 
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
+        write!(f, "the loop failed: {}", self.error)
     }
 }
 
 impl Error for RunError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.error)
+        self.error.source()
     }
 }
 

@@ -1,4 +1,4 @@
-//! When a connection ends that nothing else ends: the idle timeout, the lingering close, the drain.
+//! Timeouts of a connection: idle, lingering, quiet in a drain.
 
 use std::time::{Duration, Instant};
 

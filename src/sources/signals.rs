@@ -62,11 +62,12 @@ impl EventSource for Signals {
     fn notify(&mut self, what: Notification, handle: &LoopHandle<'_>) -> io::Result<Action> {
         let Notification::Ready { number, .. } = what else { return Ok(Action::Continue) };
         let pending: Vec<i32> = self.pipe.pending().collect();
-        let strongest = pending.into_iter().map(|signal| self.handle(signal, handle)).max();
+        let actions = pending.into_iter().map(|signal| self.handle(signal, handle));
+        let strongest = actions.fold(Action::Continue, Action::stronger);
         // The pipe was emptied without a would-block that mio has seen. Over poll(2) it must be armed again,
         // or a second signal would not be heard.
         handle.reregister(&mut self.pipe, number, Interest::READABLE)?;
-        Ok(strongest.unwrap_or(Action::Continue))
+        Ok(strongest)
     }
 }
 

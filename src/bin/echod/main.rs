@@ -164,7 +164,7 @@ fn serve(config: &Config, sockets: Sorted, options: &Options) -> io::Result<Stop
         .clone()
         .map(Metrics::bind)
         .transpose()
-        .map_err(|e| io::Error::new(e.kind(), format!("no place for the metrics: {e}")))?;
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot serve the metrics: {e}")))?;
     let manager = systemd::ServiceManager::from_env();
     // Until here a signal ends the process, even while a name is looked up. And a program that reads the
     // addresses may send a signal at once, so the handlers are installed before they are printed.

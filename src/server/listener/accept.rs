@@ -20,7 +20,7 @@ use crate::server::warnings::RateLimitedWarning;
 /// Number of connections accepted in one turn of the loop. More would make the open connections wait.
 const BUDGET: usize = 64;
 
-/// How long accept is left alone after an error that stays. A connection that closes ends the pause.
+/// How long accept is left alone after a repeated error. A connection that closes ends the pause.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The listening sockets of a server, and what is still to be accepted from them.
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Listeners {
     sockets: Vec<Listener>,
     /// Index of the socket that accepts next. They take turns, so that with few slots free no listener
-    /// waits for ever behind another.
+    /// waits forever behind another.
     next: usize,
     paused_until: Option<Instant>,
     turn: Turn,
@@ -118,7 +118,7 @@ impl Listeners {
 
     /// Latches an event: connections wait in the backlog of the listener with this number.
     pub fn latch(&mut self, number: usize) {
-        for listener in self.sockets.iter_mut().filter(|listener| listener.number == number) {
+        if let Some(listener) = self.sockets.iter_mut().find(|l| l.number == number) {
             trace!("{}: a connection waits", listener.address());
             listener.owed = true;
         }
@@ -160,12 +160,15 @@ impl Listeners {
     /// The HOWTO says that "your accept will (almost certainly) work". When it does not:
     ///
     /// - Would-block: the backlog is empty, and an event will come.
-    /// - The peer gave up while it waited (`ECONNABORTED`), or its connection brought an error along
-    ///   (`EPROTO` and others; accept(2)): the next one may be well, so go on.
+    /// - An error for the first time may belong to one connection: its peer gave up while it waited
+    ///   (`ECONNABORTED`), or it brought an error of the network along (`EPROTO` and others; accept(2)). The
+    ///   next connection may be well, so go on.
     /// - A repeated error is local: files or memory have run out (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`).
     ///   The connection stays in the backlog. Edges never announce it again, and a level-triggered loop
     ///   would spin on it. So accept stays owed, and is tried again after a pause or when a connection
-    ///   closes. A turn in which peers that gave up were the only answer ends in the same pause.
+    ///   closes.
+    /// - `ECONNABORTED` may be repeated: many peers can give up at once. Only a turn that had no other answer
+    ///   ends in the pause, since an error that never stops would keep the loop from sleeping.
     pub fn accept(&mut self, now: Instant) -> Option<(Socket, Address)> {
         if self.paused_until.is_some_and(|until| until > now) {
             return None;
@@ -174,12 +177,12 @@ impl Listeners {
         while self.turn.budget > 0 {
             let listener = self.next_owed()?;
             match listener.accept() {
-                Ok(accepted) => {
+                Ok(Some(accepted)) => {
                     let budget = self.turn.budget - 1;
                     self.turn = Turn { budget, any_accepted: true, last_error: None };
                     return Some(accepted);
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                Ok(None) => {
                     trace!("  accept answers WouldBlock");
                     listener.owed = false;
                 }
@@ -203,7 +206,7 @@ impl Listeners {
         self.turn.budget -= 1;
         let error = Some((e.kind(), e.raw_os_error()));
         let is_repeated = mem::replace(&mut self.turn.last_error, error) == error;
-        let is_peers = matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted);
+        let is_peers = e.kind() == ErrorKind::ConnectionAborted;
         let is_in_vain = self.turn.budget == 0 && !self.turn.any_accepted;
         is_repeated && (!is_peers || is_in_vain)
     }

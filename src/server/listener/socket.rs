@@ -8,6 +8,7 @@ use socket2::SockRef;
 
 use crate::net::address::Address;
 use crate::net::bind::Bound;
+use crate::net::nonblocking::answer;
 use crate::net::socket::Socket;
 use crate::server::listener::path::BoundPath;
 
@@ -69,21 +70,22 @@ impl Listener {
         }
     }
 
-    /// Accepts one connection. The peer's address is the one that accept returned: asked for later, a peer
-    /// that has sent a reset has none.
-    pub(crate) fn accept(&self) -> io::Result<(Socket, Address)> {
-        Ok(match &self.socket {
+    /// Accepts one connection; `None` stands for "would block". The peer's address is the one that accept
+    /// returned: asked for later, a peer that has sent a reset has none.
+    pub(crate) fn accept(&self) -> io::Result<Option<(Socket, Address)>> {
+        match &self.socket {
             ListenSocket::Tcp(listener) => {
-                let (stream, peer) = listener.accept()?;
-                (Socket::Tcp(stream), Address::Tcp(peer))
+                let accepted = answer(|| listener.accept())?;
+                Ok(accepted.map(|(stream, peer)| (Socket::Tcp(stream), Address::Tcp(peer))))
             }
             ListenSocket::Unix(listener) => {
-                let (socket, peer) = listener.try_io(|| SockRef::from(listener).accept())?;
+                let accept = || listener.try_io(|| SockRef::from(listener).accept());
+                let Some((socket, peer)) = answer(accept)? else { return Ok(None) };
                 socket.set_nonblocking(true)?;
                 let stream = UnixStream::from_std(socket.into());
-                (Socket::Unix(stream), Address::of_socket(&peer))
+                Ok(Some((Socket::Unix(stream), Address::of_socket(&peer))))
             }
-        })
+        }
     }
 
     /// Removes the path of a Unix socket: nobody can find it any more.

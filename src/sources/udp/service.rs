@@ -155,12 +155,12 @@ impl Responder {
             let received = socket.receive(&mut self.room);
             budget = budget.saturating_sub(OVERHEAD);
             match received {
-                Ok(datagram) => {
+                Ok(Some(datagram)) => {
                     has_failed = false;
                     budget = budget.saturating_sub(datagram.length);
                     self.answer(socket, &datagram, now);
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                Ok(None) => {
                     socket.is_readable = false;
                     break;
                 }
@@ -200,10 +200,11 @@ impl Responder {
             return Err(cause);
         }
         let bytes = &self.room[..datagram.length];
-        socket.send(bytes, datagram.source, asked).map_err(|e| match e.kind() {
-            ErrorKind::WouldBlock => Cause::WouldBlock,
-            _ => Cause::Unsendable,
-        })
+        match socket.send(bytes, datagram.source, asked) {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(Cause::WouldBlock),
+            Err(_) => Err(Cause::Unsendable),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use socket2::{Protocol, Type};
 
 use crate::net::address::Address;
 use crate::net::bind::{Bound, socket_for};
+use crate::net::nonblocking::answer;
 use crate::sources::udp::packet_info::{self, Asked};
 
 /// A bound socket, and whether datagrams may wait in it.
@@ -95,35 +96,35 @@ impl Socket {
         self.due(now).is_some_and(|due| due <= now)
     }
 
-    /// Receives one datagram.
+    /// Receives one datagram. `None` stands for "would block".
     ///
     /// # Errors
-    /// Those of recvmsg(2), except `EINTR`.
-    pub(crate) fn receive(&self, room: &mut [u8]) -> io::Result<Datagram> {
+    /// Those of recvmsg(2), except `EAGAIN` and `EINTR`.
+    pub(crate) fn receive(&self, room: &mut [u8]) -> io::Result<Option<Datagram>> {
         // Mio sees a would-block, and arms poll(2) again.
-        self.io.try_io(|| {
-            uninterrupted(|| {
-                if self.reports_asked {
-                    return packet_info::receive(&self.io, room);
-                }
-                let (length, _, source) = recvfrom(&self.io, &mut *room, RecvFlags::empty())?;
-                let source = source.and_then(|source| source.try_into().ok());
-                Ok(Datagram { length, source: source.ok_or_else(no_source)?, asked: None })
-            })
-        })
+        answer(|| self.io.try_io(|| self.receive_once(room)))
     }
 
-    /// Sends an answer, from the address that was asked if that is known.
+    fn receive_once(&self, room: &mut [u8]) -> io::Result<Datagram> {
+        if self.reports_asked {
+            return packet_info::receive(&self.io, room);
+        }
+        let (length, _, source) = recvfrom(&self.io, room, RecvFlags::empty())?;
+        let source = source.and_then(|source| source.try_into().ok()).ok_or_else(no_source)?;
+        Ok(Datagram { length, source, asked: None })
+    }
+
+    /// Sends an answer, from the address that was asked if that is known. `None` stands for "would block".
     ///
     /// # Errors
-    /// Those of sendmsg(2), except `EINTR`.
+    /// Those of sendmsg(2), except `EAGAIN` and `EINTR`.
     pub(crate) fn send(
         &self,
         bytes: &[u8],
         to: SocketAddr,
         from: Option<&Asked>,
-    ) -> io::Result<()> {
-        uninterrupted(|| match from {
+    ) -> io::Result<Option<()>> {
+        answer(|| match from {
             Some(from) => packet_info::send(&self.io, bytes, to, from),
             None => Ok(sendto(&self.io, bytes, SendFlags::empty(), &to).map(drop)?),
         })
@@ -163,13 +164,4 @@ fn bring_to_known_state(socket: &socket2::Socket, address: SocketAddr) -> io::Re
 #[cold]
 pub(crate) fn no_source() -> io::Error {
     io::Error::new(ErrorKind::NotConnected, "the socket was shut down")
-}
-
-fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            answer => return answer,
-        }
-    }
 }
