@@ -8,10 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use dns_lookup::{AddrInfoHints, getaddrinfo};
-use socket2::Type;
-
 use crate::net::address::{Address, write_path};
+use crate::net::transport::Transport;
 
 /// An endpoint as a user names it. A host name may stand for several addresses; no host stands for every
 /// interface.
@@ -22,12 +20,6 @@ pub struct Endpoint(Kind);
 enum Kind {
     Ip { transport: Transport, host: Host, port: Port },
     Unix(PathBuf),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Transport {
-    Tcp,
-    Udp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,34 +110,6 @@ impl Endpoint {
             return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
         }
         Ok(addresses.into_iter().map(|address| transport.address(address)).collect())
-    }
-}
-
-impl Transport {
-    fn scheme(self) -> &'static str {
-        match self {
-            Transport::Tcp => "tcp",
-            Transport::Udp => "udp",
-        }
-    }
-
-    fn address(self, address: SocketAddr) -> Address {
-        match self {
-            Transport::Tcp => Address::Tcp(address),
-            Transport::Udp => Address::Udp(address),
-        }
-    }
-
-    /// Looks up with getaddrinfo(3). The standard library's lookup knows no services and no zones. A
-    /// service may be known for one transport only.
-    fn look_up(self, host: Option<&str>, service: &str) -> io::Result<Vec<SocketAddr>> {
-        let socktype = match self {
-            Transport::Tcp => Type::STREAM,
-            Transport::Udp => Type::DGRAM,
-        };
-        let hints = AddrInfoHints { socktype: socktype.into(), ..AddrInfoHints::default() };
-        let found = getaddrinfo(host, Some(service), Some(hints))?;
-        found.map(|found| Ok(found?.sockaddr)).collect()
     }
 }
 

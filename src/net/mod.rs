@@ -12,4 +12,5 @@ pub mod escape;
 pub mod nonblocking;
 pub mod ready;
 pub mod socket;
+mod transport;
 pub mod wait;

@@ -30,6 +30,7 @@ mod packet_info;
 #[path = "no_packet_info.rs"]
 mod packet_info;
 mod rate;
+mod responder;
 mod service;
 mod socket;
 

@@ -5,7 +5,7 @@ use std::mem;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use log::trace;
+use log::debug;
 use mio::Interest;
 
 use crate::net::address::Address;
@@ -13,13 +13,10 @@ use crate::net::bind::{Bound, bind_endpoint};
 use crate::net::endpoint::Endpoint;
 use crate::server::source::{Action, EventSource, LoopHandle, Notification, SourceCounter};
 use crate::server::warnings::RateLimitedWarning;
-use crate::sources::udp::counters::{Cause, Counters};
 use crate::sources::udp::guard::Guard;
 use crate::sources::udp::rate::RateLimit;
-use crate::sources::udp::socket::{Datagram, Socket};
-
-/// Number of bytes to receive into. No datagram is longer: its header counts its bytes with 16 bits.
-const ROOM: usize = 64 * 1024;
+use crate::sources::udp::responder::Responder;
+use crate::sources::udp::socket::Socket;
 
 /// What may be received in one turn of the loop, in bytes, shared by all sockets. More would make the
 /// connections wait. The rest is received in the next turn.
@@ -27,9 +24,6 @@ const BUDGET: usize = 128 * 1024;
 
 /// What may be received in the drain: more than a receive buffer of 8 MiB holds.
 const DRAIN_BUDGET: usize = 16 * 1024 * 1024;
-
-/// What a datagram takes of the budget beside its bytes: the time of its two calls.
-const OVERHEAD: usize = 1024;
 
 /// How long a socket is left alone after an error that stays.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -60,14 +54,6 @@ pub struct UdpEcho {
     start: Instant,
 }
 
-/// What all sockets share.
-#[derive(Debug)]
-struct Responder {
-    guard: Guard,
-    counters: Counters,
-    room: Box<[u8]>,
-}
-
 impl UdpEcho {
     /// Takes sockets that are bound already, as systemd hands them over, and binds all endpoints, or none. A
     /// socket that is taken becomes nonblocking, in every process that has it.
@@ -91,10 +77,9 @@ impl UdpEcho {
         let own = sockets.iter().filter_map(|socket| socket.address().as_udp()).collect();
         let start = Instant::now();
         let guard = Guard::new(own, RateLimit::new(options.rate, start));
-        let room = vec![0; ROOM].into();
         Ok(UdpEcho {
             sockets,
-            responder: Responder { guard, counters: Counters::default(), room },
+            responder: Responder::new(guard),
             warning: RateLimitedWarning::default(),
             start,
         })
@@ -121,16 +106,17 @@ impl UdpEcho {
 
     /// Answers what has arrived, and closes the sockets. The source stays, so that its counters are part of
     /// the last line.
-    fn drain(&mut self, handle: &LoopHandle<'_>) -> io::Result<()> {
+    fn drain(&mut self, handle: &LoopHandle<'_>) {
         for socket in &mut self.sockets {
             socket.is_readable = true;
         }
         self.serve(DRAIN_BUDGET, handle.now);
         for mut socket in mem::take(&mut self.sockets) {
             // Whoever has handed it over still has it open, and then the poll would not forget it.
-            handle.deregister(&mut socket.io)?;
+            if let Err(e) = handle.deregister(&mut socket.io) {
+                debug!("{}: {e}", socket.address());
+            }
         }
-        Ok(())
     }
 }
 
@@ -141,71 +127,6 @@ fn bind(endpoint: &Endpoint, options: &UdpOptions) -> io::Result<Vec<Socket>> {
         })?;
         Socket::bind(address, options.reuse_port)
     })
-}
-
-impl Responder {
-    /// Answers until receiving would block, or until the budget is used up.
-    ///
-    /// # Errors
-    /// One that comes twice. A single one may belong to an earlier answer, which the network has refused
-    /// (udp(7)).
-    fn serve(&mut self, socket: &mut Socket, mut budget: usize, now: Instant) -> io::Result<()> {
-        let mut has_failed = false;
-        while budget > 0 {
-            let received = socket.receive(&mut self.room);
-            budget = budget.saturating_sub(OVERHEAD);
-            match received {
-                Ok(Some(datagram)) => {
-                    has_failed = false;
-                    budget = budget.saturating_sub(datagram.length);
-                    self.answer(socket, &datagram, now);
-                }
-                Ok(None) => {
-                    socket.is_readable = false;
-                    break;
-                }
-                Err(e) => {
-                    self.counters.receive_errors += 1;
-                    if mem::replace(&mut has_failed, true) {
-                        return Err(e);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, socket: &Socket, datagram: &Datagram, now: Instant) {
-        self.counters.received += 1;
-        let answered = self.try_answer(socket, datagram, now);
-        let (length, source) = (datagram.length, datagram.source);
-        trace!("{}: {length} bytes from {source}: {answered:?}", socket.address());
-        match answered {
-            Ok(()) => self.counters.sent += 1,
-            Err(cause) => self.counters.drop(cause),
-        }
-    }
-
-    fn try_answer(
-        &mut self,
-        socket: &Socket,
-        datagram: &Datagram,
-        now: Instant,
-    ) -> Result<(), Cause> {
-        let asked = datagram.asked.as_ref();
-        if asked.is_some_and(|asked| !asked.is_one_host()) {
-            return Err(Cause::Address);
-        }
-        if let Some(cause) = self.guard.refusal(datagram.source, now) {
-            return Err(cause);
-        }
-        let bytes = &self.room[..datagram.length];
-        match socket.send(bytes, datagram.source, asked) {
-            Ok(Some(())) => Ok(()),
-            Ok(None) => Err(Cause::WouldBlock),
-            Err(_) => Err(Cause::Unsendable),
-        }
-    }
 }
 
 impl EventSource for UdpEcho {
@@ -224,7 +145,7 @@ impl EventSource for UdpEcho {
                 }
             }
             Notification::Due | Notification::Again => self.serve(BUDGET, handle.now),
-            Notification::Drain => self.drain(handle)?,
+            Notification::Drain => self.drain(handle),
             Notification::Woken => {}
         }
         // Behind all events of the turn, so that the sockets share one budget; and in the next turn, for what
@@ -242,6 +163,6 @@ impl EventSource for UdpEcho {
     }
 
     fn counters(&self) -> Vec<SourceCounter> {
-        self.responder.counters.list()
+        self.responder.counters()
     }
 }
