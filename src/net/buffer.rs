@@ -168,13 +168,10 @@ impl Buffer {
     }
 
     /// Removes the first `n` bytes. With the last byte the page goes back to the pool.
-    ///
-    /// # Panics
-    /// There are fewer bytes.
     #[inline]
     pub fn consume(&mut self, n: usize, pool: &mut Pool) {
         let Some(page) = &mut self.0 else { return };
-        assert!(n <= page.end - page.start, "more is consumed than there is");
+        debug_assert!(n <= page.end - page.start);
         page.start += n;
         if page.start == page.end {
             self.release(pool);
@@ -202,11 +199,8 @@ impl Buffer {
     ///
     /// # Errors
     /// The system has no memory left. Nothing was moved.
-    ///
-    /// # Panics
-    /// There are fewer bytes.
     pub fn move_to(&mut self, other: &mut Buffer, n: usize, pool: &mut Pool) -> io::Result<bool> {
-        assert!(n <= self.len(), "more is moved than there is");
+        debug_assert!(n <= self.len());
         if !other.is_empty() {
             let moved = other.append(&self.bytes()[..n], pool)?;
             if moved {

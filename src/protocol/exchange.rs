@@ -28,6 +28,7 @@ impl<'a> Exchange<'a> {
     /// # Panics
     /// The input has fewer bytes. A protocol that consumes what it has not seen is wrong.
     pub fn consume(&mut self, n: usize) {
+        assert!(n <= self.input.len(), "a protocol consumes more than its input");
         self.input.consume(n, self.pool);
     }
 
@@ -48,6 +49,7 @@ impl<'a> Exchange<'a> {
     #[must_use = "an answer that was not taken must be given again"]
     #[inline]
     pub fn echo(&mut self, n: usize) -> bool {
+        assert!(n <= self.input.len(), "a protocol echoes more than its input");
         self.input.move_to(self.output, n, self.pool).unwrap_or(false)
     }
 

@@ -1,13 +1,32 @@
-//! Requests and responses, as pure functions.
+//! HTTP, as far as the metrics need it.
+
+use crate::protocol::{Exchange, Malformed, Next, Protocol};
 
 const HEADERS: usize = 64;
 
 /// Most bytes of a request with its headers.
 const REQUEST: usize = 8 * 1024;
 
-/// Returns the response to a request, or `None` if the request is not complete. `metrics` writes the body of
-/// `/metrics`.
-pub(crate) fn answer(request: &[u8], metrics: impl FnOnce() -> String) -> Option<Vec<u8>> {
+/// The protocol of the metrics' clients: one request, one response, then the end.
+#[derive(Debug, Default)]
+pub(crate) struct Http {
+    /// Body of `/metrics`. It is written before a connection is driven.
+    pub(crate) metrics: String,
+}
+
+impl Protocol for Http {
+    type State = ();
+
+    fn received(&mut self, (): &mut (), exchange: &mut Exchange<'_>) -> Result<Next, Malformed> {
+        let Some(response) = answer(exchange.input(), &self.metrics) else {
+            return Ok(Next::Receive);
+        };
+        Ok(if exchange.answer(&response) { Next::Close } else { Next::Send })
+    }
+}
+
+/// Returns the response to a request, or `None` if the request is not complete.
+fn answer(request: &[u8], metrics: &str) -> Option<Vec<u8>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     let status = parsed.parse(request);
@@ -15,15 +34,15 @@ pub(crate) fn answer(request: &[u8], metrics: impl FnOnce() -> String) -> Option
     let head_only = parsed.method == Some("HEAD");
     let refuse = |status: &str| Some(response(status, "", &format!("{status}\n"), head_only));
     match status {
-        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Complete(length)) if length <= REQUEST => {}
         Ok(httparse::Status::Partial) if request.len() < REQUEST => return None,
-        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => {
             return refuse("431 Request Header Fields Too Large");
         }
         Err(_) => return refuse("400 Bad Request"),
     }
     match (path(parsed.path.unwrap_or_default()), parsed.method) {
-        ("/metrics", Some("GET" | "HEAD")) => Some(response("200 OK", "", &metrics(), head_only)),
+        ("/metrics", Some("GET" | "HEAD")) => Some(response("200 OK", "", metrics, head_only)),
         ("/metrics", _) => {
             let status = "405 Method Not Allowed";
             Some(response(status, "Allow: GET, HEAD\r\n", &format!("{status}\n"), head_only))

@@ -1,4 +1,4 @@
-//! The event source: a listener, and a few clients.
+//! The event source: a listener, and a few connections.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,10 +10,13 @@ use slab::Slab;
 use crate::net::address::Address;
 use crate::net::endpoint::Endpoint;
 use crate::net::ready::{self, Readiness};
+use crate::net::socket::Socket;
+use crate::server::connection::{Connection, Progress};
+use crate::server::context::Context;
 use crate::server::listener::{ListenOptions, Listeners};
 use crate::server::source::{Action, EventSource, LoopHandle, Notification};
-use crate::sources::metrics::client::Client;
 use crate::sources::metrics::exposition;
+use crate::sources::metrics::http::Http;
 
 /// Number of clients at once. More wait in the backlog. Their files are taken from those of the daemon's own
 /// clients, so they are few.
@@ -25,13 +28,23 @@ const FIRST_CLIENT: usize = 64;
 /// How long a client may take, from accept to its end. A slower one is in the way of the others.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Most bytes of a response, and more than a request may have.
+const BUFFER: usize = 64 * 1024;
+
 /// Serves the counters at `/metrics`.
 #[derive(Debug)]
 pub struct Metrics {
     listeners: Listeners,
     clients: Slab<Client>,
-    /// A time that has passed: what is due then is due at once.
+    context: Context<Http>,
+    /// A time in the past, for what is due at once.
     start: Instant,
+}
+
+#[derive(Debug)]
+struct Client {
+    connection: Connection<Socket, Http>,
+    deadline: Instant,
 }
 
 impl Metrics {
@@ -44,7 +57,9 @@ impl Metrics {
         if listeners.addresses().len() > FIRST_CLIENT {
             return Err(io::Error::other("the name has too many addresses for the metrics"));
         }
-        Ok(Metrics { listeners, clients: Slab::new(), start: Instant::now() })
+        let start = Instant::now();
+        let context = Context::new(Http::default(), BUFFER, start);
+        Ok(Metrics { listeners, clients: Slab::new(), context, start })
     }
 
     /// Returns the addresses of the listener.
@@ -58,38 +73,57 @@ impl Metrics {
             let Some((mut socket, peer)) = self.listeners.accept(handle.now) else { break };
             let entry = self.clients.vacant_entry();
             let number = FIRST_CLIENT + entry.key();
-            match handle.register(&mut socket, number, ready::interest()) {
-                Ok(()) => drop(entry.insert(Client::new(socket, handle.now + TIMEOUT))),
-                Err(e) => debug!("metrics: cannot watch the connection of {peer}: {e}"),
+            if let Err(e) = handle.register(&mut socket, number, ready::interest()) {
+                debug!("metrics: cannot watch the connection of {peer}: {e}");
+                continue;
             }
+            let connection = Connection::new(socket, handle.now);
+            entry.insert(Client { connection, deadline: handle.now + TIMEOUT });
         }
     }
 
     fn ready(&mut self, number: usize, readiness: Readiness, handle: &LoopHandle<'_>) {
-        let Some(key) = number.checked_sub(FIRST_CLIENT) else {
-            return self.listeners.latch(number);
-        };
-        let Some(client) = self.clients.get_mut(key) else { return };
-        client.latch(readiness);
-        let done = client.drive(|| exposition::write(handle)).unwrap_or_else(|e| {
-            debug!("metrics: {e}");
-            true
-        });
-        if done {
-            self.close(key);
+        match number.checked_sub(FIRST_CLIENT) {
+            None => self.listeners.latch(number),
+            Some(key) => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.connection.latch(readiness);
+                    self.drive(key, handle);
+                }
+            }
         }
     }
 
-    fn close_late(&mut self, now: Instant) {
-        let late = self.clients.iter().filter(|(_, client)| client.deadline <= now);
-        let late: Vec<usize> = late.map(|(key, _)| key).collect();
-        for key in late {
+    fn drive(&mut self, key: usize, handle: &LoopHandle<'_>) {
+        self.context.now = handle.now;
+        self.context.protocol.metrics = exposition::write(handle);
+        match self.clients[key].connection.drive(&mut self.context) {
+            Ok(Progress::Blocked | Progress::Lingering | Progress::Again) => {}
+            Ok(Progress::Done) => self.close(key),
+            Err(e) => {
+                debug!("metrics: {e}");
+                self.close(key);
+            }
+        }
+    }
+
+    /// Drives the clients that can go on without an event, closes those that are late, and accepts.
+    fn serve(&mut self, handle: &LoopHandle<'_>) {
+        for key in self.keys(|client| client.connection.is_runnable()) {
+            self.drive(key, handle);
+        }
+        for key in self.keys(|client| client.deadline <= handle.now) {
             self.close(key);
         }
+        self.accept(handle);
+    }
+
+    fn keys(&self, wanted: impl Fn(&Client) -> bool) -> Vec<usize> {
+        self.clients.iter().filter(|(_, client)| wanted(client)).map(|(key, _)| key).collect()
     }
 
     fn close(&mut self, key: usize) {
-        self.clients.remove(key);
+        self.clients.remove(key).connection.close(&mut self.context);
         self.listeners.end_pause();
     }
 }
@@ -107,14 +141,11 @@ impl EventSource for Metrics {
                 // Accept last, as the server does: no key is used again within a batch of events.
                 return Ok(Action::Again);
             }
-            Notification::Due => {
-                self.close_late(handle.now);
-                self.accept(handle);
-            }
-            Notification::Again => self.accept(handle),
+            Notification::Due | Notification::Again => self.serve(handle),
             Notification::Woken | Notification::Drain => {}
         }
-        Ok(Action::Continue)
+        let is_runnable = |(_, client): (usize, &Client)| client.connection.is_runnable();
+        Ok(if self.clients.iter().any(is_runnable) { Action::Again } else { Action::Continue })
     }
 
     fn due(&self) -> Option<Instant> {
