@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::datagrams;
 use common::{
@@ -20,6 +21,7 @@ use common::{
     expect_error_with, halt, have, leave, pattern, ping, resume, stuff,
 };
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
@@ -317,6 +319,29 @@ fn a_udp_socket_for_both_families_answers_from_the_address_that_was_asked() {
         let asked = SocketAddr::new(asked.parse().expect("an address"), port);
         datagrams::ping(&datagrams::client_of(asked.is_ipv6()), asked, b"who are you?");
     }
+}
+
+#[test]
+fn a_long_queue_of_datagrams_takes_many_turns_so_that_others_are_heard_between_them() {
+    const QUEUED: u64 = 50_000;
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    if let Err(e) = setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)) {
+        return eprintln!("NOT RUN: this test needs a large receive buffer: {e}");
+    }
+    let daemon = adopting(&socket, &["--udp-rate", "10M", ANY_PORT]);
+    halt(&daemon);
+    let client = datagrams::client();
+    for _ in 0..QUEUED {
+        client.send_to(b"", socket.local_addr().expect("address")).expect("send");
+    }
+    let began = Instant::now();
+    resume(&daemon);
+    eventually("all are received", || {
+        daemon.signal(Signal::SIGUSR1);
+        daemon.log().contains("accepted=") && daemon.counters()["datagrams_received"] > QUEUED
+    });
+    let (all, longest) = (began.elapsed(), daemon.counters()["longest_turn_us"]);
+    assert!(Duration::from_micros(longest) < all / 4, "a turn of {longest} us, of {all:?}");
 }
 
 #[test]

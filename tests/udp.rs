@@ -511,8 +511,10 @@ fn a_receive_that_fails_for_ever_costs_nothing_and_harms_nobody() {
 fn a_flood_of_datagrams_does_not_starve_the_connections() {
     let daemon = start(&["--udp-rate", "10M", ANY_TCP, ANY_UDP, ANY_UDP]);
     let done = AtomicBool::new(false);
+    let [small, large] = addresses(&daemon)[..] else { panic!("two addresses") };
     thread::scope(|scope| {
-        for (to, length) in addresses(&daemon).into_iter().zip([64, 60_000]) {
+        // More of them than the daemon can keep up with.
+        for (to, length) in [(small, 0), (small, 64), (small, 64), (small, 64), (large, 60_000)] {
             let done = &done;
             scope.spawn(move || {
                 let (client, datagram) = (client(), pattern(length, 3));
@@ -522,19 +524,18 @@ fn a_flood_of_datagrams_does_not_starve_the_connections() {
             });
         }
         let mut stream = daemon.connect();
-        let began = Instant::now();
-        let mut slowest = Duration::ZERO;
-        for _ in 0..500 {
+        let (began, mut slowest) = (Instant::now(), Duration::ZERO);
+        while began.elapsed() < 2 * SECOND {
             let sent = Instant::now();
             common::ping(&mut stream, b"still there?");
             slowest = slowest.max(sent.elapsed());
         }
         done.store(true, Ordering::Relaxed);
-        let elapsed = began.elapsed();
-        assert!(slowest < SECOND, "the slowest of 500 took {slowest:?}, all of them {elapsed:?}");
+        assert!(slowest < SECOND, "the slowest took {slowest:?}");
         leave(stream);
     });
-    assert!(counters(&daemon)["datagrams_received"] > 1000, "there was no flood");
+    let counters = counters(&daemon);
+    assert!(counters["datagrams_received"] > 10_000, "there was no flood: {counters:?}");
 }
 
 #[test]
