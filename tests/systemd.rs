@@ -21,7 +21,7 @@ use common::{
     expect_error_with, halt, have, leave, pattern, ping, resume, stuff,
 };
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
@@ -319,6 +319,21 @@ fn a_udp_socket_for_both_families_answers_from_the_address_that_was_asked() {
         let asked = SocketAddr::new(asked.parse().expect("an address"), port);
         datagrams::ping(&datagrams::client_of(asked.is_ipv6()), asked, b"who are you?");
     }
+}
+
+#[test]
+fn options_that_change_what_a_datagram_gets_are_turned_off() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    socket.set_broadcast(true).expect("broadcast");
+    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).expect("IP_RECVERR");
+    let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+    let daemon = adopting(&socket, &[]);
+    datagrams::ping(&datagrams::client(), socket.local_addr().expect("address"), b"hello");
+    // The options are those of the daemon, too.
+    assert!(!socket.broadcast().expect("broadcast"));
+    assert!(!getsockopt(&socket, sockopt::Ipv4RecvErr).expect("IP_RECVERR"));
+    assert!(!getsockopt(&socket, sockopt::UdpGroSegment).unwrap_or_default());
+    drop(daemon);
 }
 
 #[test]
