@@ -161,7 +161,7 @@ fn bad_words_are_usage_errors_that_name_the_word() {
         (&["--metrics", "9090"], &["--metrics", "no port"]),
         (&["localhost"], &["'localhost'", "no port"]),
         (&["unix:"], &["'unix:'", "no path"]),
-        (&["udp://localhost:7"], &["unknown scheme `udp`"]),
+        (&["sctp://localhost:7"], &["unknown scheme `sctp`"]),
         (&["::1:7"], &["brackets"]),
     ] {
         expect_error(Command::new(ECHOD).args(arguments), 2, words);

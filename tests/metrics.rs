@@ -534,6 +534,30 @@ fn every_address_that_the_log_names_answers() {
 }
 
 #[test]
+fn datagrams_are_counted_where_there_are_any() {
+    let (daemon, metrics) = start(&["udp://127.0.0.1:0"]);
+    let address = daemon.printed[0].strip_prefix("udp://").and_then(|a| a.parse().ok());
+    let address = address.expect("an address");
+    let before = scrape(metrics)["echod_datagrams_sent_total"];
+    let client = common::datagrams::client();
+    for _ in 0..10 {
+        common::datagrams::ping(&client, address, b"hello");
+    }
+    expect_samples(
+        &scrape(metrics),
+        &[
+            ("datagrams_received_total", before + 10.0),
+            ("datagrams_sent_total", before + 10.0),
+            ("datagrams_dropped_total{cause=\"port\"}", 0.0),
+            ("datagrams_dropped_total{cause=\"rate\"}", 0.0),
+            ("datagram_receive_errors_total", 0.0),
+        ],
+    );
+    let (_streams_only, metrics) = self::start(&[]);
+    assert!(!scrape(metrics).keys().any(|name| name.contains("datagram")));
+}
+
+#[test]
 fn a_place_that_is_not_to_be_had_is_one_clear_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("bind");
     let taken = taken.local_addr().expect("address").to_string();
@@ -542,7 +566,7 @@ fn a_place_that_is_not_to_be_had_is_one_clear_line() {
         ("203.0.113.1:0", 1, &["cannot listen on", "203.0.113.1:0"]),
         ("unix:x", 2, &["--metrics", "unix:x", "HOST:PORT"]),
         ("9100", 2, &["--metrics", "'9100'"]),
-        ("udp://localhost:9100", 2, &["--metrics", "unknown scheme"]),
+        ("udp://localhost:9100", 2, &["--metrics", "HOST:PORT"]),
         ("", 2, &["--metrics"]),
     ] {
         expect_error(Command::new(ECHOD).args(["--metrics", place, "127.0.0.1:0"]), code, words);

@@ -47,7 +47,8 @@ impl<F: FnMut(Notification, &mut Option<Instant>) -> io::Result<Action> + Send> 
 
     fn counters(&self) -> Vec<SourceCounter> {
         let value = self.log.lock().expect("log").len() as u64;
-        vec![SourceCounter { name: "notifications", help: "Notifications.", value }]
+        let (name, help) = ("notifications", "Notifications.");
+        vec![SourceCounter { name, cause: None, help, value }]
     }
 }
 

@@ -13,12 +13,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use common::datagrams;
 use common::{
     DEADLINE, Daemon, connect, eventually, expect_bytes, expect_end, expect_error,
     expect_error_with, halt, have, leave, pattern, ping, resume, stuff,
 };
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
@@ -286,11 +289,103 @@ fn a_restart_on_the_same_socket_refuses_nobody_and_loses_nothing() {
 }
 
 #[test]
+fn a_udp_socket_that_is_handed_over_is_served_and_no_default_endpoint_beside_it() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let address = socket.local_addr().expect("address");
+    let client = datagrams::client();
+    client.send_to(b"before the start", address).expect("send");
+    let mut daemon = adopting(&socket, &[]);
+    assert_eq!(daemon.printed, [format!("udp://{address}")]);
+    datagrams::expect(&client, b"before the start", address);
+    datagrams::ping(&client, address, b"hello");
+    daemon.last_questions();
+    // It is deaf now, but nobody has closed the socket.
+    client.send_to(b"for the next one", address).expect("send");
+    let _next = adopting(&socket, &[]);
+    datagrams::expect(&client, b"for the next one", address);
+}
+
+#[test]
+fn a_udp_socket_for_both_families_answers_from_the_address_that_was_asked() {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).and_then(|socket| {
+        socket.set_only_v6(false)?;
+        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
+        Ok(UdpSocket::from(socket))
+    });
+    let Ok(socket) = socket else { return eprintln!("NOT RUN: this test needs IPv6") };
+    let port = socket.local_addr().expect("address").port();
+    let _daemon = adopting(&socket, &[]);
+    for asked in ["127.0.0.1", "127.0.0.2", "::1"] {
+        let asked = SocketAddr::new(asked.parse().expect("an address"), port);
+        datagrams::ping(&datagrams::client_of(asked.is_ipv6()), asked, b"who are you?");
+    }
+}
+
+#[test]
+fn options_that_change_what_a_datagram_gets_are_turned_off() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    socket.set_broadcast(true).expect("broadcast");
+    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).expect("IP_RECVERR");
+    let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+    let daemon = adopting(&socket, &[]);
+    datagrams::ping(&datagrams::client(), socket.local_addr().expect("address"), b"hello");
+    // The options are those of the daemon, too.
+    assert!(!socket.broadcast().expect("broadcast"));
+    assert!(!getsockopt(&socket, sockopt::Ipv4RecvErr).expect("IP_RECVERR"));
+    assert!(!getsockopt(&socket, sockopt::UdpGroSegment).unwrap_or_default());
+    drop(daemon);
+}
+
+#[test]
+fn a_long_queue_of_datagrams_takes_many_turns_so_that_others_are_heard_between_them() {
+    const QUEUED: u64 = 50_000;
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    if let Err(e) = setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)) {
+        return eprintln!("NOT RUN: this test needs a large receive buffer: {e}");
+    }
+    let daemon = adopting(&socket, &["--udp-rate", "10M", ANY_PORT]);
+    halt(&daemon);
+    let client = datagrams::client();
+    for _ in 0..QUEUED {
+        client.send_to(b"", socket.local_addr().expect("address")).expect("send");
+    }
+    let began = Instant::now();
+    resume(&daemon);
+    eventually("all are received", || {
+        daemon.signal(Signal::SIGUSR1);
+        daemon.log().contains("accepted=") && daemon.counters()["datagrams_received"] > QUEUED
+    });
+    let (all, longest) = (began.elapsed(), daemon.counters()["longest_turn_us"]);
+    assert!(Duration::from_micros(longest) < all / 4, "a turn of {longest} us, of {all:?}");
+}
+
+#[test]
+fn streams_and_datagrams_that_are_handed_over_are_printed_in_their_order() {
+    let (tcp, address) = listener();
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let udp_address = udp.local_addr().expect("address");
+    let lines = [format!("udp://{udp_address}"), format!("tcp://{address}")];
+    for udp_first in [true, false] {
+        let (mut files, mut expected) = ([same(&udp), same(&tcp)], lines.clone());
+        if !udp_first {
+            files.reverse();
+            expected.reverse();
+        }
+        let [stdin, stderr] = files;
+        let mut command = shell(HAND_OVER_TWO, &["udp://127.0.0.1:0", ANY_PORT]);
+        let daemon = Daemon::spawn_between(stdin, stderr, &mut command);
+        assert_eq!(daemon.printed[..2], expected);
+        let schemes: Vec<_> = daemon.printed[2..].iter().map(|line| &line[..6]).collect();
+        assert_eq!(schemes, ["udp://", "tcp://"]);
+    }
+}
+
+#[test]
 fn what_is_handed_over_and_cannot_be_served_is_one_clear_line() {
     let (listener, address) = listener();
     let connected = connect(address);
     let accepted = listener.accept().expect("accept").0;
-    let udp = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let unbound = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("socket");
     let (datagram, _other) = UnixDatagram::pair().expect("pair");
     let (stream, _other) = UnixStream::pair().expect("pair");
     let (pipe, _other) = std::io::pipe().expect("pipe");
@@ -300,7 +395,7 @@ fn what_is_handed_over_and_cannot_be_served_is_one_clear_line() {
     for (what, words) in [
         (same(&file), &[none, "fd 3 is not a socket"][..]),
         (same(&pipe), &[none, "fd 3 is not a socket"]),
-        (same(&udp), &[none, "fd 3"]),
+        (same(&unbound), &["file 3, which was handed over: it is not bound"]),
         (same(&datagram), &[none, "fd 3"]),
         (same(&connected), &[cannot_listen, "Accept=no"]),
         (same(&accepted), &[cannot_listen, "Accept=no"]),

@@ -1,9 +1,10 @@
 //! What both loops build on: one nonblocking call and its answers, latched readiness, sockets, buffers,
-//! deadlines, addresses, the wait and the waker.
+//! deadlines, addresses and how they are bound, the wait and the waker.
 //!
 //! Nothing here decides what a server or a client does.
 
 pub mod address;
+pub(crate) mod bind;
 pub mod buffer;
 pub mod deadline;
 pub mod endpoint;
@@ -11,5 +12,6 @@ pub mod escape;
 pub mod nonblocking;
 pub mod ready;
 pub mod socket;
+mod transport;
 pub mod wait;
 pub mod waker;

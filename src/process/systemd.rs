@@ -6,6 +6,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
@@ -18,31 +19,44 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// manager that misses this message takes the start for a failure.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A socket that was handed over.
+#[derive(Debug)]
+pub enum Inherited {
+    /// A stream socket, which should listen.
+    Stream(OwnedFd),
+    /// A UDP socket.
+    Udp(UdpSocket),
+}
+
 /// Returns the sockets that were handed over to this process (`LISTEN_FDS`), in their order.
 ///
 /// # Errors
-/// A file that is not a stream socket.
-pub fn inherited_sockets() -> io::Result<Vec<OwnedFd>> {
+/// A file that is neither a stream socket nor a UDP socket.
+pub fn inherited_sockets() -> io::Result<Vec<Inherited>> {
     // Without LISTEN_PID the sockets are meant for the process from which we have inherited the variables.
     if env::var_os("LISTEN_PID").is_none_or(|pid| pid.is_empty()) {
         return Ok(Vec::new());
     }
     let mut files = ListenFd::from_env();
-    (0..files.len())
-        .map(|i| {
-            if let Ok(Some(socket)) = files.take_unix_listener(i) {
-                return Ok(socket.into());
-            }
-            match files.take_tcp_listener(i) {
-                Ok(Some(socket)) => Ok(socket.into()),
-                Ok(None) => Err(io::ErrorKind::NotFound.into()),
-                Err(e) => {
-                    let reason = format!("cannot serve what was handed over (LISTEN_FDS): {e}");
-                    Err(io::Error::new(e.kind(), reason))
-                }
-            }
-        })
-        .collect()
+    (0..files.len()).map(|i| take(&mut files, i)).collect()
+}
+
+/// Takes a file, which stays where it is if it is of another kind than the one that is tried.
+fn take(files: &mut ListenFd, i: usize) -> io::Result<Inherited> {
+    if let Ok(Some(socket)) = files.take_unix_listener(i) {
+        return Ok(Inherited::Stream(socket.into()));
+    }
+    if let Ok(Some(socket)) = files.take_udp_socket(i) {
+        return Ok(Inherited::Udp(socket));
+    }
+    match files.take_tcp_listener(i) {
+        Ok(Some(socket)) => Ok(Inherited::Stream(socket.into())),
+        Ok(None) => Err(io::ErrorKind::NotFound.into()),
+        Err(e) => {
+            let reason = format!("cannot serve what was handed over (LISTEN_FDS): {e}");
+            Err(io::Error::new(e.kind(), reason))
+        }
+    }
 }
 
 /// The service manager, if there is one: its socket has the address in `NOTIFY_SOCKET`.

@@ -19,6 +19,7 @@ const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 #[derive(Debug, Clone)]
 pub struct Config {
     pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) default_endpoint: bool,
     pub(crate) listen: ListenOptions,
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_ip: Option<usize>,
@@ -32,6 +33,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             endpoints: Vec::new(),
+            default_endpoint: true,
             listen: ListenOptions::default(),
             max_connections: usize::MAX,
             max_connections_per_ip: None,
@@ -76,6 +78,13 @@ impl ConfigBuilder {
     /// Adds several endpoints to listen on.
     pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> ConfigBuilder {
         self.0.endpoints.extend(endpoints);
+        self
+    }
+
+    /// Sets whether a server that has neither endpoints nor adopted sockets listens on 127.0.0.1, port
+    /// 65432. If not, it serves its event sources only. Default: it does.
+    pub fn default_endpoint(mut self, on: bool) -> ConfigBuilder {
+        self.0.default_endpoint = on;
         self
     }
 

@@ -73,7 +73,8 @@ impl<P: Protocol> Server<P> {
     }
 
     /// Makes a server that takes sockets which already listen, as systemd hands them over, and binds the
-    /// endpoints of the configuration beside them. If there are neither, it binds the default endpoint.
+    /// endpoints of the configuration beside them. If there are neither, it binds the default endpoint,
+    /// unless [`ConfigBuilder::default_endpoint`](crate::ConfigBuilder::default_endpoint) says otherwise.
     ///
     /// A socket that is taken becomes nonblocking. That holds for every copy of it (`try_clone`, or in
     /// another process), since they share one open file description; see `O_NONBLOCK` in fcntl(2).
@@ -83,7 +84,7 @@ impl<P: Protocol> Server<P> {
     pub fn adopt(protocol: P, inherited: Vec<OwnedFd>, config: &Config) -> io::Result<Server<P>> {
         let default = [Endpoint::default()];
         let endpoints = match &config.endpoints[..] {
-            [] if inherited.is_empty() => &default,
+            [] if inherited.is_empty() && config.default_endpoint => &default,
             endpoints => endpoints,
         };
         let wait = Wait::new(config.busy_poll)?;
@@ -110,6 +111,11 @@ impl<P: Protocol> Server<P> {
     /// their order, IPv4 before IPv6, then those that its event sources serve.
     pub fn local_addrs(&self) -> Vec<Address> {
         self.listeners.addresses().into_iter().chain(self.sources.addresses()).collect()
+    }
+
+    /// Returns the addresses of the server itself, with a list for each adopted socket and for each endpoint.
+    pub fn endpoint_addrs(&self) -> Vec<Vec<Address>> {
+        self.listeners.endpoint_addresses()
     }
 
     /// Returns a handle with which any thread can end the run.

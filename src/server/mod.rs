@@ -17,4 +17,4 @@ pub mod source;
 mod source_set;
 pub mod stop;
 mod timeouts;
-mod warnings;
+pub(crate) mod warnings;

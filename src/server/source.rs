@@ -118,6 +118,10 @@ pub struct SourceCounter {
     /// Name, as in `datagrams_received`. The line of counters uses it as it is; Prometheus's name is
     /// `echod_` before it and `_total` behind it.
     pub name: &'static str,
+    /// Cause, for one of several counters that stand one after the other, with the same name and the same
+    /// help. In the line of counters it follows the name, as in `datagrams_dropped_rate`; for Prometheus it
+    /// is a label.
+    pub cause: Option<&'static str>,
     /// One sentence for the metrics.
     pub help: &'static str,
     /// Value since the start.
@@ -127,7 +131,11 @@ pub struct SourceCounter {
 /// `name=value`, for logs.
 impl fmt::Display for SourceCounter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.name, self.value)
+        f.write_str(self.name)?;
+        if let Some(cause) = self.cause {
+            write!(f, "_{cause}")?;
+        }
+        write!(f, "={}", self.value)
     }
 }
 

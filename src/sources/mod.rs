@@ -1,4 +1,5 @@
-//! Event sources of the daemon: signals, a line of statistics, metrics over HTTP.
+//! Event sources of the daemon: signals, a line of statistics, metrics over HTTP, the echo of
+//! datagrams.
 //!
 //! Each lives on the server's poll, behind the trait [`EventSource`](crate::EventSource). The server knows
 //! none of them by name.
@@ -6,3 +7,4 @@
 pub mod metrics;
 pub mod signals;
 pub mod statistics;
+pub mod udp;

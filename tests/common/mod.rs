@@ -2,6 +2,8 @@
 //! that give up at a deadline instead of hanging.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod datagrams;
+
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::fs;
@@ -320,6 +322,10 @@ impl Daemon {
             stream.read_to_end(&mut got)?;
             Ok(got)
         }
+        if let Some(address) = self.printed[0].strip_prefix("udp://") {
+            let address = address.parse().expect("an address");
+            return datagrams::try_echo(address, b"one echo");
+        }
         if let Some(path) = self.printed[0].strip_prefix("unix:") {
             let stream = UnixStream::connect(path)?;
             stream.set_read_timeout(Some(DEADLINE))?;
@@ -454,6 +460,11 @@ impl Daemon {
         assert_eq!(counters["accepted"], closed.map(|(_, n)| n).sum::<u64>(), "{counters:?}");
         let given_back_or_owed = counters["bytes_out"] + counters["bytes_unsent"];
         assert_eq!(counters["bytes_in"], given_back_or_owed, "{counters:?}");
+        let dropped = counters.iter().filter(|(name, _)| name.starts_with("datagrams_dropped_"));
+        let dropped: u64 = dropped.map(|(_, n)| n).sum();
+        let datagrams = |name| counters.get(name).copied().unwrap_or_default();
+        let sent = datagrams("datagrams_sent");
+        assert_eq!(datagrams("datagrams_received"), sent + dropped, "{counters:?}");
     }
 }
 

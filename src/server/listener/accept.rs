@@ -9,6 +9,7 @@ use log::trace;
 use mio::event::Source;
 
 use crate::net::address::Address;
+use crate::net::bind::Bound;
 use crate::net::endpoint::Endpoint;
 use crate::net::socket::Socket;
 use crate::server::listener::bind;
@@ -67,12 +68,14 @@ impl Listeners {
         endpoints: &[Endpoint],
         options: &ListenOptions,
     ) -> io::Result<Listeners> {
-        let mut sockets = Vec::new();
-        for socket in inherited {
-            sockets.push(bind::adopt(socket, options)?);
-        }
-        for endpoint in endpoints {
-            sockets.extend(bind::bind(endpoint, options)?);
+        let adopted = inherited.into_iter().map(|socket| Ok(vec![bind::adopt(socket, options)?]));
+        let bound = endpoints.iter().map(|endpoint| bind::bind(endpoint, options));
+        let mut sockets: Vec<Listener> = Vec::new();
+        for (number, listeners) in adopted.chain(bound).enumerate() {
+            for mut listener in listeners? {
+                listener.endpoint = number;
+                sockets.push(listener);
+            }
         }
         Ok(Listeners {
             sockets,
@@ -88,6 +91,12 @@ impl Listeners {
     /// order, IPv4 before IPv6.
     pub fn addresses(&self) -> Vec<Address> {
         self.sockets.iter().map(|listener| listener.address().clone()).collect()
+    }
+
+    /// Returns the same addresses, with a list for each adopted socket and for each endpoint.
+    pub fn endpoint_addresses(&self) -> Vec<Vec<Address>> {
+        let endpoints = self.sockets.chunk_by(|one, next| one.endpoint == next.endpoint);
+        endpoints.map(|those| those.iter().map(|l| l.address().clone()).collect()).collect()
     }
 
     /// Registers every listener, with a function that is given the socket and a number, from 0 on; events

@@ -7,6 +7,7 @@ use mio::net::{TcpListener, UnixStream};
 use socket2::SockRef;
 
 use crate::net::address::Address;
+use crate::net::bind::Bound;
 use crate::net::nonblocking::answer;
 use crate::net::socket::Socket;
 use crate::server::listener::path::BoundPath;
@@ -21,6 +22,8 @@ pub(crate) struct Listener {
     address: Address,
     /// Number with which it is registered.
     pub(crate) number: usize,
+    /// Index of the endpoint that it belongs to.
+    pub(crate) endpoint: usize,
     /// Accept is owed: connections may wait in the backlog. A backlog that was not emptied is never
     /// announced again, so this has to be remembered.
     pub(crate) owed: bool,
@@ -33,6 +36,12 @@ enum ListenSocket {
     /// fills its address to the last byte: the kernel reports its length with one byte more (unix(7),
     /// BUGS).
     Unix(UnixStream),
+}
+
+impl Bound for Listener {
+    fn address(&self) -> &Address {
+        &self.address
+    }
 }
 
 impl Listener {
@@ -51,11 +60,7 @@ impl Listener {
     }
 
     fn new(socket: ListenSocket, address: Address, path: Option<BoundPath>) -> Listener {
-        Listener { path, socket, address, number: 0, owed: false }
-    }
-
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
+        Listener { path, socket, address, number: 0, endpoint: 0, owed: false }
     }
 
     pub(crate) fn source(&mut self) -> &mut dyn Source {

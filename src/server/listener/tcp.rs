@@ -4,9 +4,9 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Protocol, Socket, TcpKeepalive, Type};
 
+use crate::net::bind::socket_for;
 use crate::server::listener::options::ListenOptions;
 use crate::server::listener::socket::Listener;
 
@@ -17,19 +17,11 @@ use crate::server::listener::socket::Listener;
 /// That is no longer so. When a thousand clients come at once, a backlog of 128 (mio's) overflows too, and
 /// each client that is dropped waits a second before it tries again.
 pub(crate) fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
-        .map_err(|e| match Errno::from_io_error(&e) {
-            Some(Errno::AFNOSUPPORT) => io::Error::new(ErrorKind::AddrNotAvailable, e),
-            _ => e,
-        })?;
-    socket.set_nonblocking(true)?;
+    let socket = socket_for(address, Type::STREAM, Protocol::TCP)?;
     // Without it a restart must wait until the connections of the last run have left TIME_WAIT.
     socket.set_reuse_address(true)?;
     if options.reuse_port {
         socket.set_reuse_port(true)?;
-    }
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
     }
     set_inherited_options(&socket, options)?;
     socket.bind(&address.into())?;

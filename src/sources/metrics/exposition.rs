@@ -27,19 +27,25 @@ impl Metric {
 pub(crate) fn write(handle: &LoopHandle<'_>) -> String {
     let mut text = String::new();
     for Metric { name, kind, help, samples } in metrics(handle.counters) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "# HELP echod_{name} {help}\n# TYPE echod_{name} {kind}");
+        write_head(&mut text, name, kind, help);
         for sample in samples {
             let _ = writeln!(text, "echod_{name}{sample}");
         }
     }
-    for counter in handle.source_counters() {
-        let (name, help, value) = (counter.name, counter.help, counter.value);
-        let _ =
-            writeln!(text, "# HELP echod_{name}_total {help}\n# TYPE echod_{name}_total counter");
-        let _ = writeln!(text, "echod_{name}_total {value}");
+    for same_name in handle.source_counters().chunk_by(|one, next| one.name == next.name) {
+        let name = format!("{}_total", same_name[0].name);
+        write_head(&mut text, &name, "counter", same_name[0].help);
+        for counter in same_name {
+            let cause = counter.cause.map(|cause| format!("{{cause=\"{cause}\"}}"));
+            let _ = writeln!(text, "echod_{name}{} {}", cause.unwrap_or_default(), counter.value);
+        }
     }
     text
+}
+
+fn write_head(text: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# HELP echod_{name} {help}\n# TYPE echod_{name} {kind}");
 }
 
 #[rustfmt::skip]

@@ -3,7 +3,6 @@
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,12 @@ use echoloop::protocol::{Echo, Framed, Kind};
 use echoloop::sources::metrics::{self, Metrics};
 use echoloop::sources::signals::Signals;
 use echoloop::sources::statistics::Statistics;
-use echoloop::{Address, Config, Endpoint, Protocol, Server, StopReason};
+use echoloop::sources::udp::UdpOptions;
+use echoloop::{Address, Config, Endpoint, Protocol, StopReason};
+
+mod endpoints;
+
+use endpoints::Sorted;
 
 const NAME: &str = "echod";
 
@@ -30,9 +34,9 @@ const NAME: &str = "echod";
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {
-    /// Where to listen: tcp://HOST:PORT or unix:PATH. HOST is a name, an IPv4 address, an IPv6 address in
-    /// brackets, or nothing for every interface. PORT is a number, 0 for one that the system picks, or the
-    /// name of a service
+    /// Where to listen: tcp://HOST:PORT, udp://HOST:PORT or unix:PATH. HOST is a name, an IPv4 address, an
+    /// IPv6 address in brackets, or nothing for every interface. PORT is a number, 0 for one that the system
+    /// picks, or the name of a service
     ///
     /// [default: `tcp://127.0.0.1:65432`, or what systemd hands over]
     #[arg(value_name = "ENDPOINT")]
@@ -91,6 +95,11 @@ struct Options {
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
 
+    /// Most datagrams answered a second to one source address; more are dropped and counted. An IPv6 network
+    /// of 64 bits counts as one address
+    #[arg(long, value_name = "N", default_value = "10k", value_parser = units::count)]
+    udp_rate: usize,
+
     /// Permissions of Unix sockets, octal [default: 666 less the umask]
     #[arg(long, value_name = "OCTAL", value_parser = units::mode)]
     unix_mode: Option<u32>,
@@ -134,7 +143,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     let inherited = systemd::inherited_sockets()?;
     let others = inherited.len() + 2 * options.endpoints.len() + options.metrics_files();
     let most = limits::raise_file_limit(others);
-    let config = match options.config(most) {
+    let config = match options.config(most, !inherited.is_empty()) {
         Ok(config) => config,
         Err(e) => return Ok(cli::usage(NAME, &e.to_string())),
     };
@@ -142,9 +151,10 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     if config.max_connections() > most {
         warn!("the limit of open files allows only {most} connections");
     }
+    let sorted = Sorted::new(inherited, &options.endpoints);
     let served = match &options.framing {
-        Kind::Raw => serve(Echo, &config, inherited, options),
-        kind => serve(Framed(kind.clone()), &config, inherited, options),
+        Kind::Raw => serve(Echo, &config, sorted, options),
+        kind => serve(Framed(kind.clone()), &config, sorted, options),
     };
     let exit = match served {
         Ok(StopReason::Stopped { status }) => ExitCode::from(status),
@@ -162,10 +172,11 @@ fn run(options: &Options) -> io::Result<ExitCode> {
 fn serve<P: Protocol>(
     protocol: P,
     config: &Config,
-    inherited: Vec<OwnedFd>,
+    sockets: Sorted,
     options: &Options,
 ) -> io::Result<StopReason> {
-    let mut server = Server::adopt(protocol, inherited, config)?;
+    let udp_options = UdpOptions { rate: options.udp_rate, reuse_port: options.reuse_port };
+    let (mut server, addresses) = sockets.bind(protocol, config, &udp_options)?;
     let metrics = options
         .metrics
         .clone()
@@ -187,7 +198,7 @@ fn serve<P: Protocol>(
     }
     let (connections, bytes) = (config.max_connections(), config.max_buffer());
     info!("at most {connections} connections, {bytes} bytes held for each");
-    if let Err(e) = print_addresses(&server) {
+    if let Err(e) = endpoints::print(&addresses) {
         warn!("cannot print the addresses: {e}");
     }
     manager.ready();
@@ -217,9 +228,10 @@ impl Options {
         self.metrics.as_ref().map_or(0, |_| 2 + metrics::CLIENTS)
     }
 
-    fn config(&self, most: usize) -> Result<Config, Box<dyn Error>> {
+    fn config(&self, most: usize, has_inherited: bool) -> Result<Config, Box<dyn Error>> {
         let config = Config::builder()
-            .endpoints(self.endpoints.iter().cloned())
+            .endpoints(endpoints::streams(&self.endpoints))
+            .default_endpoint(self.endpoints.is_empty() && !has_inherited)
             .max_connections(self.max_connections.unwrap_or(most))
             .max_connections_per_ip(self.max_connections_per_ip)
             .max_buffer(self.max_buffer)
@@ -247,16 +259,6 @@ fn optional(duration: Duration) -> Option<Duration> {
 
 fn host_and_port(text: &str) -> Result<Endpoint, String> {
     let endpoint: Endpoint = text.parse().map_err(|e: EndpointError| e.to_string())?;
-    if endpoint.is_unix() { Err("expected HOST:PORT".into()) } else { Ok(endpoint) }
-}
-
-/// Prints all addresses in one write, so that a program which has read the first line can read them all.
-fn print_addresses<P: Protocol>(server: &Server<P>) -> io::Result<()> {
-    let mut lines = Vec::new();
-    for address in server.local_addrs() {
-        writeln!(lines, "{address}")?;
-    }
-    let mut stdout = io::stdout();
-    stdout.write_all(&lines)?;
-    stdout.flush()
+    let is_tcp = !endpoint.is_unix() && !endpoint.is_udp();
+    if is_tcp { Ok(endpoint) } else { Err("expected HOST:PORT".into()) }
 }

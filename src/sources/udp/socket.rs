@@ -1,0 +1,167 @@
+//! One UDP socket: how it is bound or adopted, and its two calls.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use mio::net::UdpSocket as MioSocket;
+use rustix::net::{RecvFlags, SendFlags, recvfrom, sendto};
+use socket2::{Protocol, Type};
+
+use crate::net::address::Address;
+use crate::net::bind::{Bound, socket_for};
+use crate::net::nonblocking::answer;
+use crate::sources::udp::packet_info::{self, Asked};
+
+/// A bound socket, and whether datagrams may wait in it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) io: MioSocket,
+    address: Address,
+    /// Whether the kernel reports the address to which a datagram was sent.
+    reports_asked: bool,
+    /// Latched: set by an event, cleared by a would-block.
+    pub(crate) is_readable: bool,
+    /// Until then nothing is received, after an error that stays.
+    pub(crate) paused_until: Option<Instant>,
+    /// Index of the endpoint that it belongs to.
+    pub(crate) endpoint: usize,
+}
+
+/// What was received.
+#[derive(Debug)]
+pub(crate) struct Datagram {
+    pub(crate) length: usize,
+    pub(crate) source: SocketAddr,
+    /// The address that it was sent to, where the kernel reports it.
+    pub(crate) asked: Option<Asked>,
+}
+
+impl Bound for Socket {
+    fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+impl Socket {
+    /// Binds an address.
+    pub(crate) fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+        let socket = socket_for(address, Type::DGRAM, Protocol::UDP)?;
+        if reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        // Before the bind, so that it is true of every datagram.
+        let reports_asked = report_asked(&socket, address)?;
+        socket.bind(&address.into())?;
+        Socket::new(socket.into(), reports_asked)
+    }
+
+    /// Takes a socket that another process has bound.
+    pub(crate) fn adopt(socket: UdpSocket) -> io::Result<Socket> {
+        let number = socket.as_raw_fd();
+        Socket::adopt_bound(socket).map_err(|e| {
+            let reason = format!("cannot serve file {number}, which was handed over: {e}");
+            io::Error::new(e.kind(), reason)
+        })
+    }
+
+    fn adopt_bound(socket: UdpSocket) -> io::Result<Socket> {
+        let address = socket.local_addr()?;
+        if address.port() == 0 {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not bound"));
+        }
+        let socket = socket2::Socket::from(socket);
+        // It may block: then the first receive from an empty queue would stop the loop.
+        socket.set_nonblocking(true)?;
+        bring_to_known_state(&socket, address)?;
+        let reports_asked = report_asked(&socket, address)?;
+        Socket::new(socket.into(), reports_asked)
+    }
+
+    fn new(socket: UdpSocket, reports_asked: bool) -> io::Result<Socket> {
+        let address = Address::Udp(socket.local_addr()?);
+        let io = MioSocket::from_std(socket);
+        let (is_readable, paused_until, endpoint) = (false, None, 0);
+        Ok(Socket { io, address, reports_asked, is_readable, paused_until, endpoint })
+    }
+
+    /// Returns when receiving may have another answer than would-block: at once, after a pause, or not before
+    /// an event (`None`).
+    pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
+        self.is_readable.then(|| self.paused_until.unwrap_or(now))
+    }
+
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.due(now).is_some_and(|due| due <= now)
+    }
+
+    /// Receives one datagram. `None` stands for "would block".
+    ///
+    /// # Errors
+    /// Those of recvmsg(2), except `EAGAIN` and `EINTR`.
+    pub(crate) fn receive(&self, room: &mut [u8]) -> io::Result<Option<Datagram>> {
+        // Mio sees a would-block, and arms poll(2) again.
+        answer(|| self.io.try_io(|| self.receive_once(room)))
+    }
+
+    fn receive_once(&self, room: &mut [u8]) -> io::Result<Datagram> {
+        if self.reports_asked {
+            return packet_info::receive(&self.io, room);
+        }
+        let (length, _, source) = recvfrom(&self.io, room, RecvFlags::empty())?;
+        let source = source.and_then(|source| source.try_into().ok()).ok_or_else(no_source)?;
+        Ok(Datagram { length, source, asked: None })
+    }
+
+    /// Sends an answer, from the address that was asked if that is known. `None` stands for "would block".
+    ///
+    /// # Errors
+    /// Those of sendmsg(2), except `EAGAIN` and `EINTR`.
+    pub(crate) fn send(
+        &self,
+        bytes: &[u8],
+        to: SocketAddr,
+        from: Option<&Asked>,
+    ) -> io::Result<Option<()>> {
+        answer(|| match from {
+            Some(from) => packet_info::send(&self.io, bytes, to, from),
+            None => Ok(sendto(&self.io, bytes, SendFlags::empty(), &to).map(drop)?),
+        })
+    }
+}
+
+/// Has the kernel report the address to which a datagram was sent, if the socket has several.
+fn report_asked(socket: &socket2::Socket, address: SocketAddr) -> io::Result<bool> {
+    let wanted = address.ip().is_unspecified() && packet_info::IS_SUPPORTED;
+    if wanted {
+        packet_info::enable(socket, address.is_ipv6())?;
+    }
+    Ok(wanted)
+}
+
+/// Turns off what another process may have turned on: answers to broadcast addresses; datagrams joined to one
+/// (`UDP_GRO`), which would be echoed as one; and a queue of errors that nobody reads (`IP_RECVERR`), which
+/// takes the room of datagrams.
+fn bring_to_known_state(socket: &socket2::Socket, address: SocketAddr) -> io::Result<()> {
+    socket.set_broadcast(false)?;
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::socket::{setsockopt, sockopt};
+        // Kernels before 5.0 do not know it.
+        let _ = setsockopt(socket, sockopt::UdpGroSegment, &false);
+        setsockopt(socket, sockopt::Ipv4RecvErr, &false)?;
+        if address.is_ipv6() {
+            setsockopt(socket, sockopt::Ipv6RecvErr, &false)?;
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = address;
+    Ok(())
+}
+
+/// A socket that was shut down answers at once, with nothing and from nobody.
+#[cold]
+pub(crate) fn no_source() -> io::Error {
+    io::Error::new(ErrorKind::NotConnected, "the socket was shut down")
+}
