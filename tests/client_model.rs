@@ -13,14 +13,13 @@ use std::sync::LazyLock;
 use Action::{Close, Due, Echo, Hint, Stop, Surplus, Take, Turn};
 use echoloop::load::client::{Client, ConnectingStream};
 use echoloop::load::clock::Nanos;
-use echoloop::load::context::{ClientOptions, Context};
-use echoloop::load::messages::{Failure, InFlight, Load, Next};
+use echoloop::load::messages::{ClientOptions, Context, Failure, InFlight, Load, Next};
 use echoloop::load::payload::{Cursor, Payload};
 use echoloop::net::nonblocking::Stream;
 use echoloop::net::ready::{Progress, Readiness};
 use proptest::prelude::*;
 
-/// What `src/load/context.rs` promises, under the same name.
+/// What `src/load/messages.rs` promises, under the same name.
 const CHUNK: usize = 65_536;
 
 const SEED: u64 = 5;

@@ -21,8 +21,7 @@
 use std::io::{self, ErrorKind};
 
 use crate::load::clock::Nanos;
-use crate::load::context::{ClientOptions, Context};
-use crate::load::messages::{Failure, InFlight, Load, Next};
+use crate::load::messages::{ClientOptions, Context, Failure, InFlight, Load, Next};
 use crate::load::payload::{Cursor, Key};
 use crate::load::pipeline::Pipeline;
 use crate::net::nonblocking::{Received, Sent, Stream};

@@ -36,20 +36,17 @@
 
 pub mod client;
 pub mod clock;
-pub mod context;
 mod coordination;
 mod due_times;
 pub mod messages;
 pub mod payload;
 mod pipeline;
 pub mod plan;
-pub mod plan_error;
 pub mod results;
 pub mod run;
 pub mod schedule;
 mod worker;
 
-pub use plan::{Plan, PlanBuilder, Stop};
-pub use plan_error::PlanError;
+pub use plan::{Plan, PlanBuilder, PlanError, Stop};
 pub use results::{Interval, Results};
 pub use run::{Run, Stopper};

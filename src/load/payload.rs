@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 /// Number of bytes of a block. A stream is made of blocks. Each block is a piece of the noise, at a
 /// place that follows from the key and the number of the block. So no byte is computed: to send is to
 /// look bytes up, and to check is to compare.
@@ -103,6 +105,12 @@ impl fmt::Display for Fault {
             Fault::Surplus(n) => write!(f, "{n} too many"),
             Fault::Misplaced(connection) => write!(f, "those of connection {connection}"),
         }
+    }
+}
+
+impl Serialize for Fault {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

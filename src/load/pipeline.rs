@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::load::clock::Nanos;
-use crate::load::context::{CHUNK, ClientOptions};
-use crate::load::messages::InFlight;
+use crate::load::messages::{CHUNK, ClientOptions, InFlight};
 use crate::load::payload::{Cursor, Key, Payload};
 
 /// Messages and bytes between their start and their return.

@@ -114,7 +114,8 @@ impl Run {
             if let Some(start) = self.coordination.start() {
                 // A loop whose connects all failed can have ended before the start.
                 workload.begin(start);
-                elapsed = Duration::from_nanos(until.saturating_sub(workload.measured_from()));
+                elapsed =
+                    Duration::from_nanos(until.saturating_sub(workload.schedule.measured_from()));
             }
             let (statistics, echoed) = workload.finish(until, interrupted);
             sum.add(&statistics);

@@ -11,8 +11,7 @@ use crate::load::plan::{Plan, Stop};
 use crate::load::results::histogram::{Summary, micros};
 use crate::load::results::report::{Report, Verdict};
 use crate::load::results::series::Interval;
-use crate::load::results::statistics::Corruption;
-use crate::load::results::whole_run::Results;
+use crate::load::results::statistics::{Corruption, Messages};
 
 /// Writes a report as one line.
 ///
@@ -63,7 +62,7 @@ struct Document<'a> {
     per_connection: PerConnection,
     generator: Generator,
     errors: &'a BTreeMap<String, u64>,
-    first_corrupt: Option<FirstCorrupt>,
+    first_corrupt: Option<Corruption>,
     thresholds: Vec<String>,
     verdict: Verdict,
 }
@@ -96,15 +95,6 @@ struct Connections {
 }
 
 #[derive(Serialize)]
-struct Messages {
-    sent: u64,
-    echoed: u64,
-    corrupt: u64,
-    timed_out: u64,
-    lost: u64,
-}
-
-#[derive(Serialize)]
 struct Throughput {
     messages_per_s: f64,
     bytes_per_s: f64,
@@ -125,13 +115,6 @@ struct Generator {
 }
 
 #[derive(Serialize)]
-struct FirstCorrupt {
-    connection: usize,
-    offset: u64,
-    what: String,
-}
-
-#[derive(Serialize)]
 struct IntervalLine {
     elapsed_s: f64,
     for_s: f64,
@@ -144,7 +127,7 @@ struct IntervalLine {
 impl<'a> Document<'a> {
     fn new(report: &Report<'a>) -> Document<'a> {
         let results = report.results;
-        let (messages, connections) = (results.messages, results.connections);
+        let connections = results.connections;
         let messages_per_s = results.rate();
         Document {
             version: 1,
@@ -157,13 +140,7 @@ impl<'a> Document<'a> {
                 failed: connections.failed,
                 lost: connections.lost,
             },
-            messages: Messages {
-                sent: messages.sent,
-                echoed: messages.echoed,
-                corrupt: messages.corrupt,
-                timed_out: messages.timed_out,
-                lost: messages.lost,
-            },
+            messages: results.messages,
             throughput: Throughput {
                 messages_per_s,
                 bytes_per_s: messages_per_s * results.plan.length as f64,
@@ -175,9 +152,14 @@ impl<'a> Document<'a> {
                 min_messages: results.by_connection.iter().min().copied().unwrap_or(0),
                 max_messages: results.by_connection.iter().max().copied().unwrap_or(0),
             },
-            generator: Generator::new(results),
+            generator: Generator {
+                cpu: results.generator.cpu,
+                demand: results.generator.demand,
+                schedule_lag_us_max: micros(results.generator.lag.max),
+                limited: results.is_limited(),
+            },
             errors: &results.errors,
-            first_corrupt: results.first_corruption.map(FirstCorrupt::from),
+            first_corrupt: results.first_corruption,
             thresholds: report.crossed().map(ToString::to_string).collect(),
             verdict: report.verdict(),
         }
@@ -208,23 +190,5 @@ impl Parameters<'_> {
             busy_poll_s: seconds(plan.busy_poll),
             seed: plan.seed,
         }
-    }
-}
-
-impl Generator {
-    fn new(results: &Results) -> Generator {
-        Generator {
-            cpu: results.generator.cpu,
-            demand: results.generator.demand,
-            schedule_lag_us_max: micros(results.generator.lag.max),
-            limited: results.is_limited(),
-        }
-    }
-}
-
-impl From<Corruption> for FirstCorrupt {
-    fn from(first: Corruption) -> FirstCorrupt {
-        let Corruption { connection, offset, fault } = first;
-        FirstCorrupt { connection, offset, what: fault.to_string() }
     }
 }

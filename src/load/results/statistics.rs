@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 
 use rustix::io::Errno;
+use serde::Serialize;
 
 use crate::load::clock::Nanos;
 use crate::load::messages::InFlight;
@@ -29,8 +30,8 @@ pub struct Statistics {
     pub lag: Lag,
 }
 
-/// Numbers of messages.
-#[derive(Debug, Clone, Copy, Default)]
+/// Numbers of messages. A report has those that account for every message that was sent.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 #[non_exhaustive]
 pub struct Messages {
     /// Number of messages that were to be sent: those that a connection started, and those that were
@@ -46,11 +47,14 @@ pub struct Messages {
     /// Number of messages whose connection was lost.
     pub lost: u64,
     /// Number of messages that came back in the whole run.
+    #[serde(skip)]
     pub returned: u64,
     /// Number of messages that came back in the measured time, whenever they were due. The rate is
     /// made of these.
+    #[serde(skip)]
     pub arrived: u64,
     /// When the last of those arrived.
+    #[serde(skip)]
     pub(crate) last_arrival: Nanos,
 }
 
@@ -86,7 +90,7 @@ pub struct Latencies {
 }
 
 /// Where the first wrong bytes were found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Corruption {
     /// Number of the connection.
@@ -94,6 +98,7 @@ pub struct Corruption {
     /// Offset of the first wrong byte in what the connection received.
     pub offset: u64,
     /// How the bytes differ.
+    #[serde(rename = "what")]
     pub fault: Fault,
 }
 

@@ -1,15 +1,20 @@
-//! Nonblocking connects: from which address, and to which.
+//! Nonblocking connects: from which address, and to which; and the slots that wait for theirs.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use mio::net::{TcpStream, UnixStream};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket as Unconnected, Type};
 
 use crate::load::client::ConnectingStream;
+use crate::load::clock::Nanos;
+use crate::load::plan::Plan;
 use crate::net::address::Address;
+use crate::net::deadline::after;
 use crate::net::socket::Socket;
 
 /// Number of connections from one source address. There are some 28,000 ports, and when half of them
@@ -136,6 +141,73 @@ fn is_connected(stream: &TcpStream) -> io::Result<bool> {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
         Err(e) => Err(e),
+    }
+}
+
+/// How long to wait before another connect to a full backlog.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(2);
+
+/// Slots in the order in which they connect, at a rate if the plan gives one.
+#[derive(Debug)]
+pub(super) struct ConnectQueue {
+    pub(super) slots: VecDeque<usize>,
+    /// Number of connects that were begun.
+    pub(super) begun: u64,
+    /// Number of this loop, and number of loops. They take turns.
+    thread: u64,
+    threads: u64,
+    /// The time between two connects of the whole run.
+    pub(super) interval: Option<Duration>,
+    pub(super) backlog: Option<FullBacklog>,
+}
+
+/// A full backlog of a Unix socket. No event tells when it has room again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FullBacklog {
+    since: Instant,
+    pub(super) retry_at: Instant,
+}
+
+impl ConnectQueue {
+    pub(super) fn new(plan: &Plan, thread: usize) -> ConnectQueue {
+        let interval = |rate: u64| Duration::from_secs(1).div_f64(rate as f64);
+        ConnectQueue {
+            slots: VecDeque::new(),
+            begun: 0,
+            thread: thread as u64,
+            threads: plan.threads as u64,
+            interval: plan.connect_rate.map(interval),
+            backlog: None,
+        }
+    }
+
+    /// Returns the number, in the whole run, of the next connect.
+    pub(super) fn next_number(&self) -> u64 {
+        self.begun * self.threads + self.thread
+    }
+
+    /// Returns how long after the start the next connect is due, if connects come at a rate.
+    pub(super) fn next_offset(&self) -> Option<Nanos> {
+        let offset = self.interval?.as_nanos().saturating_mul(self.next_number().into());
+        Some(Nanos::try_from(offset).unwrap_or(Nanos::MAX))
+    }
+
+    /// Puts a slot back after it found the backlog full. Returns false if the backlog has been full for
+    /// longer than the timeout.
+    pub(super) fn wait_for_backlog(
+        &mut self,
+        slot: usize,
+        now: Instant,
+        timeout: Option<Duration>,
+    ) -> bool {
+        let since = self.backlog.map_or(now, |backlog| backlog.since);
+        let waits = after(since, timeout).is_none_or(|end| end > now);
+        let retry_at = if waits { now + BACKLOG_PAUSE } else { now };
+        self.backlog = Some(FullBacklog { since, retry_at });
+        if waits {
+            self.slots.push_front(slot);
+        }
+        waits
     }
 }
 

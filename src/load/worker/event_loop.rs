@@ -92,13 +92,13 @@ impl Worker {
     /// The wait failed. What fails on one connection is counted.
     pub(crate) fn run(mut self) -> io::Result<Finished> {
         self.usage_at_start = Usage::of_this_thread();
-        if self.connections.connecting_is_load() {
+        if self.connections.reconnect || self.connections.connect_queue.interval.is_some() {
             self.become_ready();
         }
         self.connections.queue_all();
         let mut events = Events::with_capacity(EVENTS);
-        while self.connections.any_active() && !self.coordination.is_stopped() {
-            let queued = self.connections.runnable();
+        while self.connections.workload.active > 0 && !self.coordination.is_stopped() {
+            let queued = self.connections.run_queue.len();
             self.wait(&mut events)?;
             for event in &events {
                 self.connections.on_event(event.token().0, Readiness::from(event));
@@ -124,7 +124,7 @@ impl Worker {
     /// Returns when there is something to do that no event announces.
     fn deadline(&mut self) -> io::Result<Option<Instant>> {
         let now = self.connections.now;
-        if self.connections.runnable() > 0 {
+        if !self.connections.run_queue.is_empty() {
             return Ok(Some(now.instant));
         }
         let message = match self.connections.workload.next_due() {

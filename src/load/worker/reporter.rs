@@ -49,7 +49,7 @@ impl Reporter {
     }
 
     fn snapshot(&self, connections: &Connections, at: At, now: Instant) -> Snapshot {
-        let Workload { schedule, slots, statistics, .. } = &connections.workload;
+        let Workload { schedule, statistics, .. } = &connections.workload;
         let start = schedule.start().map_or(now, |start| connections.workload.instant(start));
         Snapshot {
             thread: self.thread,
@@ -57,7 +57,7 @@ impl Reporter {
             elapsed: now.saturating_duration_since(start),
             echoed: statistics.messages.returned,
             latency: statistics.latencies.latency(),
-            connections: connections.clients.len() - slots.connecting,
+            connections: connections.clients.len() - connections.workload.connecting,
             errors: statistics.error_count(),
         }
     }
