@@ -10,7 +10,9 @@
 mod contract;
 mod echo;
 mod exchange;
+mod kind;
 
 pub use contract::{Malformed, Next, Protocol};
 pub use echo::Echo;
 pub use exchange::Exchange;
+pub use kind::{Kind, KindError, Prefix};
