@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A client holds no bytes. What it sends and what must come back are functions of an offset in its
-//! stream ([`Payload`](crate::load::payload::Payload)). All it keeps of a message is when it was due
+//! stream ([`Payload`]). All it keeps of a message is when it was due
 //! and when it was sent.
 //!
 //! It differs from the server's connection in one rule: there is no back-pressure. It sends and
@@ -22,7 +22,7 @@ use std::io::{self, ErrorKind};
 
 use crate::load::clock::Nanos;
 use crate::load::messages::{ClientOptions, Context, Failure, InFlight, Load, Next};
-use crate::load::payload::{Cursor, Key};
+use crate::load::payload::{Cursor, Payload};
 use crate::load::pipeline::Pipeline;
 use crate::net::nonblocking::{Received, Sent, Stream};
 use crate::net::ready::{Latched, Progress, Readiness};
@@ -60,22 +60,22 @@ pub struct Client<S> {
 
 impl<S: ConnectingStream> Client<S> {
     /// Returns a client whose connect was begun at `now`. `slot` is the number of its slot in its
-    /// loop, `key` selects its stream of bytes.
-    pub fn new(stream: S, slot: usize, key: Key, now: Nanos) -> Client<S> {
+    /// loop, `start` the beginning of its stream of bytes.
+    pub fn new(stream: S, slot: usize, start: Cursor, now: Nanos) -> Client<S> {
         Client {
             socket: Latched::new(stream),
             state: State::Connecting,
             slot,
             is_last: false,
-            pipeline: Pipeline::new(key),
+            pipeline: Pipeline::new(start),
             last_progress: now,
         }
     }
 
     /// Makes it a client for a single message, which was due at `due`.
     #[must_use]
-    pub fn for_one(mut self, due: Nanos, options: &ClientOptions) -> Client<S> {
-        self.pipeline.start(due, self.last_progress, options.length);
+    pub fn for_one(mut self, due: Nanos, payload: &Payload) -> Client<S> {
+        self.pipeline.start(payload, due, self.last_progress);
         self.is_last = true;
         self
     }
@@ -87,7 +87,7 @@ impl<S: ConnectingStream> Client<S> {
 
     /// Returns the number of messages that came back, measured or not.
     pub fn echoed(&self) -> u64 {
-        self.pipeline.echoed
+        self.pipeline.received.messages()
     }
 
     /// Returns the place in its stream up to which the bytes have come back.
@@ -174,13 +174,13 @@ impl<S: ConnectingStream> Client<S> {
             }
         }
         if self.may_send() {
-            self.pipeline.update_sent(context.options.length, now);
+            self.pipeline.update_sent(&context.payload, now);
         }
-        self.start_messages(&context.options, load, now);
+        self.start_messages(context, load, now);
         if self.may_send() {
             self.send(context).map_err(Failure::Lost)?;
         }
-        debug_assert!(self.pipeline.is_consistent(&context.options));
+        debug_assert!(self.pipeline.is_consistent(&context.payload, &context.options));
         debug_assert!(self.state != State::HalfClosed || self.is_last && self.pipeline.unsent == 0);
         if self.is_last {
             return self.conclude(&context.options);
@@ -232,12 +232,11 @@ impl<S: ConnectingStream> Client<S> {
         }
     }
 
-    fn start_messages(&mut self, options: &ClientOptions, load: &mut impl Load, now: Nanos) {
+    fn start_messages(&mut self, context: &Context, load: &mut impl Load, now: Nanos) {
+        let options = &context.options;
         while self.has_room(options) {
             match load.next(self.slot, now) {
-                Next::Due(due) => {
-                    self.pipeline.start(due, now, options.length);
-                }
+                Next::Due(due) => self.pipeline.start(&context.payload, due, now),
                 Next::NotYet => break,
                 Next::Never => self.is_last = true,
             }
@@ -262,7 +261,7 @@ impl<S: ConnectingStream> Client<S> {
     fn send(&mut self, context: &mut Context) -> io::Result<()> {
         let bytes = self.pipeline.next_bytes(&context.payload, &mut context.chunk);
         if let Sent::Bytes(n) = self.socket.send(bytes)? {
-            self.pipeline.advance_sent(n);
+            self.pipeline.advance_sent(&context.payload, n);
         }
         Ok(())
     }
@@ -274,11 +273,10 @@ impl<S: ConnectingStream> Client<S> {
         n: usize,
         load: &mut impl Load,
     ) -> Result<(), Failure> {
-        let got = &context.chunk[..n];
-        let right = self.pipeline.take(&context.payload, got);
-        while let Some(message) = self.pipeline.pop_whole(context.options.length) {
-            load.echoed(message, self.last_progress);
-        }
+        let (got, now) = (&context.chunk[..n], self.last_progress);
+        let right = self.pipeline.take(&context.payload, got, |message, length| {
+            load.echoed(message, length, now);
+        });
         if right < n { Err(corrupt(&got[right..])) } else { Ok(()) }
     }
 }

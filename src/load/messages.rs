@@ -2,7 +2,6 @@
 //! of, and what it reports.
 
 use std::io;
-use std::sync::Arc;
 
 use crate::load::clock::Nanos;
 use crate::load::payload::Payload;
@@ -19,8 +18,9 @@ pub trait Load {
     /// Reports that a connection was established. The connect took from `begun` to `now`.
     fn connected(&mut self, slot: usize, begun: Nanos, now: Nanos);
 
-    /// Reports that a whole message came back at `now` and that every byte was right.
-    fn echoed(&mut self, message: InFlight, now: Nanos);
+    /// Reports that a whole message of this many bytes came back at `now` and that every byte was
+    /// right.
+    fn echoed(&mut self, message: InFlight, length: u64, now: Nanos);
 
     /// Reads the clock.
     fn now(&self) -> Nanos;
@@ -60,11 +60,9 @@ pub enum Failure {
 /// The most bytes that one send or one receive handles.
 pub(crate) const CHUNK: usize = 64 * 1024;
 
-/// The messages of a client, the same for all clients of a run.
+/// What all clients of a run do alike.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientOptions {
-    /// Number of bytes of a message, at least 1.
-    pub length: u64,
     /// Most messages in flight, at least 1.
     pub pipeline: usize,
     /// Whether to shut down the sending direction right after the last message.
@@ -75,15 +73,15 @@ pub struct ClientOptions {
 #[derive(Debug)]
 pub struct Context {
     /// The bytes to send.
-    pub payload: Arc<Payload>,
-    /// The messages to make of them.
+    pub payload: Payload,
+    /// What the clients do.
     pub options: ClientOptions,
     pub(crate) chunk: Box<[u8]>,
 }
 
 impl Context {
     /// Returns a context with a new buffer.
-    pub fn new(payload: impl Into<Arc<Payload>>, options: ClientOptions) -> Context {
-        Context { payload: payload.into(), options, chunk: vec![0; CHUNK].into() }
+    pub fn new(payload: Payload, options: ClientOptions) -> Context {
+        Context { payload, options, chunk: vec![0; CHUNK].into() }
     }
 }

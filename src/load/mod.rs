@@ -38,13 +38,16 @@ pub mod client;
 pub mod clock;
 mod coordination;
 mod due_times;
+pub mod fault;
 pub mod messages;
+pub mod noise;
 pub mod payload;
 mod pipeline;
 pub mod plan;
 pub mod results;
 pub mod run;
 pub mod schedule;
+pub mod shape;
 mod worker;
 
 pub use plan::{Plan, PlanBuilder, PlanError, Stop};

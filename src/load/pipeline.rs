@@ -4,13 +4,11 @@ use std::collections::VecDeque;
 
 use crate::load::clock::Nanos;
 use crate::load::messages::{CHUNK, ClientOptions, InFlight};
-use crate::load::payload::{Cursor, Key, Payload};
+use crate::load::payload::{Cursor, Payload};
 
 /// Messages and bytes between their start and their return.
 #[derive(Debug)]
 pub(super) struct Pipeline {
-    /// Number of messages that came back.
-    pub(super) echoed: u64,
     /// Messages in flight, oldest first.
     pub(super) in_flight: VecDeque<InFlight>,
     /// Number of their bytes that the kernel has not taken yet.
@@ -22,26 +20,26 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(key: Key) -> Pipeline {
-        Pipeline {
-            echoed: 0,
-            in_flight: VecDeque::new(),
-            unsent: 0,
-            sent: Cursor::new(key),
-            received: Cursor::new(key),
-        }
+    pub(super) fn new(start: Cursor) -> Pipeline {
+        Pipeline { in_flight: VecDeque::new(), unsent: 0, sent: start, received: start }
     }
 
-    pub(super) fn start(&mut self, due: Nanos, now: Nanos, length: u64) {
+    /// Returns the number of messages that were started.
+    fn started(&self) -> u64 {
+        self.received.messages() + self.in_flight.len() as u64
+    }
+
+    #[inline]
+    pub(super) fn start(&mut self, payload: &Payload, due: Nanos, now: Nanos) {
+        self.unsent += payload.length(&self.sent, self.started());
         self.in_flight.push_back(InFlight { due, sent: now });
-        self.unsent += length;
     }
 
     /// Messages of which no byte was sent yet are sent now, not when they were started.
     #[cold]
-    pub(super) fn update_sent(&mut self, length: u64, now: Nanos) {
-        let begun = self.sent.offset().div_ceil(length) - self.echoed;
-        for message in self.in_flight.range_mut(begun as usize..) {
+    pub(super) fn update_sent(&mut self, payload: &Payload, now: Nanos) {
+        let begun = self.sent.messages() + u64::from(payload.is_inside(&self.sent));
+        for message in self.in_flight.range_mut((begun - self.received.messages()) as usize..) {
             message.sent = now;
         }
     }
@@ -49,40 +47,44 @@ impl Pipeline {
     /// Returns the bytes to send next.
     pub(super) fn next_bytes<'a>(&self, payload: &'a Payload, room: &'a mut [u8]) -> &'a [u8] {
         let length = self.unsent.min(CHUNK as u64) as usize;
-        payload.bytes(self.sent, length, room)
+        payload.bytes(&self.sent, length, room)
     }
 
     /// The kernel has taken `n` bytes.
-    pub(super) fn advance_sent(&mut self, n: usize) {
-        self.sent.advance(n);
+    pub(super) fn advance_sent(&mut self, payload: &Payload, n: usize) {
+        payload.advance(&mut self.sent, n);
         self.unsent -= n as u64;
     }
 
     /// Takes bytes that came back, and returns how many of them, from the first on, are right. Bytes
-    /// behind all that was sent are not.
-    pub(super) fn take(&mut self, payload: &Payload, got: &[u8]) -> usize {
+    /// behind all that was sent are not. `echoed` is called with each message that has come back whole,
+    /// and its number of bytes.
+    #[inline]
+    pub(super) fn take(
+        &mut self,
+        payload: &Payload,
+        got: &[u8],
+        mut echoed: impl FnMut(InFlight, u64),
+    ) -> usize {
         let outstanding = self.sent.offset() - self.received.offset();
         let expected = &got[..outstanding.min(got.len() as u64) as usize];
-        let right = payload.count_right(self.received, expected);
-        self.received.advance(right);
+        let right = payload.count_right(&self.received, expected);
+        let mut number = self.received.messages();
+        payload.advance(&mut self.received, right);
+        while number < self.received.messages()
+            && let Some(message) = self.in_flight.pop_front()
+        {
+            echoed(message, payload.length(&self.received, number));
+            number += 1;
+        }
         right
     }
 
-    /// Takes the next message that has come back whole.
-    pub(super) fn pop_whole(&mut self, length: u64) -> Option<InFlight> {
-        if (self.echoed + 1) * length > self.received.offset() {
-            return None;
-        }
-        let message = self.in_flight.pop_front()?;
-        self.echoed += 1;
-        Some(message)
-    }
-
     /// Returns whether the bytes and the messages agree, as they do after every drive.
-    pub(super) fn is_consistent(&self, options: &ClientOptions) -> bool {
-        let started = (self.echoed + self.in_flight.len() as u64) * options.length;
+    pub(super) fn is_consistent(&self, payload: &Payload, options: &ClientOptions) -> bool {
+        let all_sent = self.sent.messages() == self.started() && !payload.is_inside(&self.sent);
         self.in_flight.len() <= options.pipeline
-            && self.sent.offset() + self.unsent == started
+            && all_sent == (self.unsent == 0)
             && self.received.offset() <= self.sent.offset()
     }
 }

@@ -5,11 +5,12 @@ use std::error::Error;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::load::shape::Shape;
 use crate::net::address::Address;
-
-const MAX_LENGTH: u64 = 1024 * 1024 * 1024;
+use crate::protocol::Kind;
 
 /// More connections than a machine has file descriptors for.
 const MAX_CONNECTIONS: usize = 1_000_000;
@@ -29,7 +30,7 @@ pub struct Plan {
     pub(crate) targets: Vec<Address>,
     pub(crate) connections: usize,
     pub(crate) threads: usize,
-    pub(crate) length: u64,
+    pub(crate) shape: Shape,
     pub(crate) pipeline: usize,
     pub(crate) rate: Option<u64>,
     pub(crate) connect_rate: Option<u64>,
@@ -58,11 +59,11 @@ impl Plan {
     /// Returns a builder with the defaults of the command `echoload`. `targets` are the addresses of
     /// the server, which are tried in turn.
     pub fn builder(targets: Vec<Address>) -> PlanBuilder {
-        PlanBuilder(Plan {
+        let plan = Plan {
             targets,
             connections: 50,
             threads: 1,
-            length: 64,
+            shape: Shape::default(),
             pipeline: 1,
             rate: None,
             connect_rate: None,
@@ -75,7 +76,8 @@ impl Plan {
             interval: None,
             busy_poll: None,
             seed: random_seed(),
-        })
+        };
+        PlanBuilder { plan, framing: Kind::Raw, lengths: None }
     }
 
     /// Returns the seed of the payload. The same seed gives the same bytes.
@@ -87,106 +89,118 @@ impl Plan {
 /// Sets up a [`Plan`]. Nothing is checked before [`build`](PlanBuilder::build).
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct PlanBuilder(Plan);
+pub struct PlanBuilder {
+    plan: Plan,
+    framing: Kind,
+    lengths: Option<RangeInclusive<u64>>,
+}
 
 impl PlanBuilder {
     /// Sets the addresses of the server, which are tried in turn; at least one.
     pub fn targets(mut self, targets: Vec<Address>) -> PlanBuilder {
-        self.0.targets = targets;
+        self.plan.targets = targets;
         self
     }
 
     /// Sets the number of connections that are open at the same time, from 1 to a million.
     pub fn connections(mut self, connections: usize) -> PlanBuilder {
-        self.0.connections = connections;
+        self.plan.connections = connections;
         self
     }
 
     /// Sets the number of loops, each with a thread and a part of the connections: from 1 to 256, and
     /// no more than there are connections.
     pub fn threads(mut self, threads: usize) -> PlanBuilder {
-        self.0.threads = threads;
+        self.plan.threads = threads;
         self
     }
 
-    /// Sets the number of bytes of a message, from 1 to 1 GiB.
-    pub fn length(mut self, length: u64) -> PlanBuilder {
-        self.0.length = length;
+    /// Sets how messages are delimited. `Raw`, the default, is not at all.
+    pub fn framing(mut self, framing: Kind) -> PlanBuilder {
+        self.framing = framing;
+        self
+    }
+
+    /// Sets the number of bytes of a message with its header or its newline, from 1 to 1 GiB. If it is a
+    /// range, each message has a random length in it. Without this, messages have 64 bytes, or the
+    /// lengths that the framing determines.
+    pub fn lengths(mut self, lengths: RangeInclusive<u64>) -> PlanBuilder {
+        self.lengths = Some(lengths);
         self
     }
 
     /// Sets the most messages in flight on a connection, from 1 to a million.
     pub fn pipeline(mut self, pipeline: usize) -> PlanBuilder {
-        self.0.pipeline = pipeline;
+        self.plan.pipeline = pipeline;
         self
     }
 
     /// Sets the number of messages a second on all connections together, at least 1: an open loop.
     /// `None` is a closed loop, as fast as it goes.
     pub fn rate(mut self, rate: impl Into<Option<u64>>) -> PlanBuilder {
-        self.0.rate = rate.into();
+        self.plan.rate = rate.into();
         self
     }
 
     /// Sets the number of new connections a second, at least 1. `None` is as fast as it goes.
     pub fn connect_rate(mut self, connect_rate: impl Into<Option<u64>>) -> PlanBuilder {
-        self.0.connect_rate = connect_rate.into();
+        self.plan.connect_rate = connect_rate.into();
         self
     }
 
     /// Sets whether every message has a connection of its own. The pipeline must then be 1.
     pub fn reconnect(mut self, reconnect: bool) -> PlanBuilder {
-        self.0.reconnect = reconnect;
+        self.plan.reconnect = reconnect;
         self
     }
 
     /// Sets whether a client shuts down its sending direction right after its last message.
     pub fn half_close(mut self, half_close: bool) -> PlanBuilder {
-        self.0.half_close = half_close;
+        self.plan.half_close = half_close;
         self
     }
 
     /// Sets the addresses to connect from, in turn. Without any, the kernel chooses, and to an IPv4
     /// loopback target the addresses 127.0.0.x are used when ports run short.
     pub fn source_ips(mut self, source_ips: Vec<IpAddr>) -> PlanBuilder {
-        self.0.source_ips = source_ips;
+        self.plan.source_ips = source_ips;
         self
     }
 
     /// Sets the time at the beginning that is not measured.
     pub fn warm_up(mut self, warm_up: Duration) -> PlanBuilder {
-        self.0.warm_up = warm_up;
+        self.plan.warm_up = warm_up;
         self
     }
 
     /// Sets when the run ends.
     pub fn stop(mut self, stop: Stop) -> PlanBuilder {
-        self.0.stop = stop;
+        self.plan.stop = stop;
         self
     }
 
     /// Sets how long a connect or a message may take; after that, its connection is closed. Zero is
     /// without limit.
     pub fn timeout(mut self, timeout: Duration) -> PlanBuilder {
-        self.0.timeout = non_zero(timeout);
+        self.plan.timeout = non_zero(timeout);
         self
     }
 
     /// Sets how often the run reports what was measured so far, at least 10 ms. Zero is never.
     pub fn interval(mut self, interval: Duration) -> PlanBuilder {
-        self.0.interval = non_zero(interval);
+        self.plan.interval = non_zero(interval);
         self
     }
 
     /// Sets how long the loops poll without sleeping after an event before they wait. Zero is never.
     pub fn busy_poll(mut self, busy_poll: Duration) -> PlanBuilder {
-        self.0.busy_poll = non_zero(busy_poll);
+        self.plan.busy_poll = non_zero(busy_poll);
         self
     }
 
     /// Sets the seed of the payload, which is random otherwise.
     pub fn seed(mut self, seed: u64) -> PlanBuilder {
-        self.0.seed = seed;
+        self.plan.seed = seed;
         self
     }
 
@@ -196,7 +210,9 @@ impl PlanBuilder {
     /// The first setting that is not valid.
     pub fn build(self) -> Result<Plan, PlanError> {
         self.check()?;
-        let Plan { targets, source_ips, .. } = &self.0;
+        let shape = Shape::new(self.framing, self.lengths).map_err(|e| PlanError(e.into()))?;
+        let plan = Plan { shape, ..self.plan };
+        let Plan { targets, source_ips, .. } = &plan;
         if targets.is_empty() {
             return Err(PlanError::from("targets must have at least one address"));
         }
@@ -206,7 +222,7 @@ impl PlanBuilder {
             let error = format!("source-ip {ip}: no address of the target is of its family");
             return Err(PlanError(error.into()));
         }
-        Ok(self.0)
+        Ok(plan)
     }
 
     /// Checks all settings that can be checked without the targets, so that a caller need not resolve
@@ -215,10 +231,10 @@ impl PlanBuilder {
     /// # Errors
     /// The first setting that is not valid.
     pub fn check(&self) -> Result<(), PlanError> {
-        let plan = &self.0;
+        let plan = &self.plan;
+        Shape::new(self.framing.clone(), self.lengths.clone()).map_err(|e| PlanError(e.into()))?;
         let in_flight = plan.connections.saturating_mul(plan.pipeline);
         let rules = [
-            ((1..=MAX_LENGTH).contains(&plan.length), "length must be from 1 to 1GiB"),
             ((1..=MAX_CONNECTIONS).contains(&plan.connections), "connections must be from 1 to 1M"),
             ((1..=MAX_PIPELINE).contains(&plan.pipeline), "pipeline must be from 1 to 1M"),
             (plan.stop != Stop::After(Duration::ZERO), "duration must not be 0"),
@@ -295,8 +311,10 @@ mod tests {
         let after = |time| builder().stop(Stop::After(time));
         for (builder, setting) in [
             (builder().targets(Vec::new()), "targets"),
-            (builder().length(0), "length"),
-            (builder().length(GIB + 1), "length"),
+            (builder().lengths(0..=64), "length"),
+            (builder().lengths(64..=GIB + 1), "length"),
+            (builder().lengths(64..=64).framing(Kind::Fixed(63)), "length"),
+            (builder().framing(Kind::Fixed(2 * 1024 * 1024 * 1024)), "framing"),
             (builder().connections(0), "connections"),
             (builder().connections(1_000_001), "connections"),
             (builder().pipeline(0), "pipeline"),
@@ -321,8 +339,8 @@ mod tests {
     #[test]
     fn the_bounds_themselves_are_valid() {
         for builder in [
-            builder().length(1).connections(1).threads(1),
-            builder().length(1024 * 1024 * 1024),
+            builder().lengths(1..=1).connections(1).threads(1),
+            builder().lengths(1..=1024 * 1024 * 1024),
             builder().connections(1_000_000).pipeline(16).threads(256),
             builder().connections(1).pipeline(1_000_000),
             builder().interval(Duration::from_millis(10)).rate(1).connect_rate(1),

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::load::coordination::Coordination;
+use crate::load::noise::Noise;
 use crate::load::payload::Payload;
 use crate::load::plan::Plan;
 use crate::load::results::series::{Interval, Series, Snapshot};
@@ -52,10 +53,10 @@ impl Run {
         let waits = waits.collect::<io::Result<Vec<_>>>()?;
         let wakers = waits.iter().map(event_loop::waker).collect::<io::Result<_>>()?;
         let coordination = Arc::new(Coordination::new(wakers));
-        let payload = Arc::new(Payload::new(plan.seed));
+        let payload = Payload::new(Noise::new(plan.seed), plan.shape.clone());
         let (sender, snapshots) = mpsc::sync_channel(SNAPSHOTS * plan.threads);
         let worker = |(thread, wait)| {
-            let (clock, payload) = (coordination.clock, Arc::clone(&payload));
+            let (clock, payload) = (coordination.clock, payload.clone());
             let connections = Connections::new(plan, thread, clock, payload);
             let reporter = Reporter::new(thread, plan.interval, sender.clone());
             Worker::new(wait, Arc::clone(&coordination), connections, reporter)

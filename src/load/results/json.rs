@@ -71,7 +71,9 @@ struct Document<'a> {
 struct Parameters<'a> {
     connections: usize,
     threads: usize,
+    framing: String,
     length: u64,
+    length_max: u64,
     pipeline: usize,
     rate: Option<u64>,
     connect_rate: Option<u64>,
@@ -128,7 +130,6 @@ impl<'a> Document<'a> {
     fn new(report: &Report<'a>) -> Document<'a> {
         let results = report.results;
         let connections = results.connections;
-        let messages_per_s = results.rate();
         Document {
             version: 1,
             target: report.target,
@@ -142,8 +143,8 @@ impl<'a> Document<'a> {
             },
             messages: results.messages,
             throughput: Throughput {
-                messages_per_s,
-                bytes_per_s: messages_per_s * results.plan.length as f64,
+                messages_per_s: results.rate(),
+                bytes_per_s: results.byte_rate(),
             },
             latency_us: results.latency.summary(),
             service_us: results.service.summary(),
@@ -173,10 +174,13 @@ impl Parameters<'_> {
             Stop::Messages(n) => (None, Some(n)),
         };
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
+        let (length, length_max) = plan.shape.lengths();
         Parameters {
             connections: plan.connections,
             threads: plan.threads,
-            length: plan.length,
+            framing: plan.shape.framing().to_string(),
+            length,
+            length_max,
             pipeline: plan.pipeline,
             rate: plan.rate,
             connect_rate: plan.connect_rate,

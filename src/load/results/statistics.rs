@@ -7,8 +7,8 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::load::clock::Nanos;
+use crate::load::fault::Fault;
 use crate::load::messages::InFlight;
-use crate::load::payload::Fault;
 use crate::load::results::histogram::Histogram;
 
 /// Counts and times. They are those of the measured time unless stated otherwise.
@@ -53,6 +53,9 @@ pub struct Messages {
     /// made of these.
     #[serde(skip)]
     pub arrived: u64,
+    /// Number of their bytes.
+    #[serde(skip)]
+    pub arrived_bytes: u64,
     /// When the last of those arrived.
     #[serde(skip)]
     pub(crate) last_arrival: Nanos,
@@ -136,6 +139,7 @@ impl Statistics {
         messages.lost += others.lost;
         messages.returned += others.returned;
         messages.arrived += others.arrived;
+        messages.arrived_bytes += others.arrived_bytes;
         messages.last_arrival = messages.last_arrival.max(others.last_arrival);
         self.connections.established += other.connections.established;
         self.connections.failed += other.connections.failed;

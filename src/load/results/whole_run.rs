@@ -85,6 +85,11 @@ impl Results {
         per_second(self.messages.arrived, self.elapsed)
     }
 
+    /// Returns the number of bytes a second of the same messages.
+    pub fn byte_rate(&self) -> f64 {
+        per_second(self.messages.arrived_bytes, self.elapsed)
+    }
+
     /// Returns the number of errors.
     pub fn error_count(&self) -> u64 {
         self.errors.values().sum()

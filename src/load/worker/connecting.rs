@@ -87,10 +87,10 @@ impl Connections {
         let key = entry.key();
         registry.register(&mut stream, Token(key), ready::interest())?;
         // Every connection has its own stream of bytes, the later ones of a slot too.
-        let (options, payload) = (&self.context.options, self.context.payload.key(number));
-        let client = Client::new(stream, slot, payload, begun);
+        let payload = &self.context.payload;
+        let client = Client::new(stream, slot, payload.start(number), begun);
         entry.insert(match state.message {
-            Some(due) => client.for_one(due, options),
+            Some(due) => client.for_one(due, payload),
             None => client,
         });
         self.workload.slots[slot].stage = Stage::InUse(key);

@@ -2,7 +2,6 @@
 //! queue, and those whose messages have become due.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
@@ -41,14 +40,9 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(crate) fn new(
-        plan: &Plan,
-        thread: usize,
-        clock: Clock,
-        payload: Arc<Payload>,
-    ) -> Connections {
-        let Plan { length, pipeline, half_close, .. } = *plan;
-        let options = ClientOptions { length, pipeline, half_close };
+    pub(crate) fn new(plan: &Plan, thread: usize, clock: Clock, payload: Payload) -> Connections {
+        let Plan { pipeline, half_close, .. } = *plan;
+        let options = ClientOptions { pipeline, half_close };
         Connections {
             workload: Workload::new(plan, thread, clock),
             context: Context::new(payload, options),

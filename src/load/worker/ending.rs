@@ -2,8 +2,8 @@
 
 use std::io::{self, ErrorKind};
 
+use crate::load::fault::Fault;
 use crate::load::messages::{Failure, Load};
-use crate::load::payload::Fault;
 use crate::load::results::statistics::error_name;
 use crate::load::worker::connections::Connections;
 use crate::load::worker::workload::Stage;
@@ -108,7 +108,7 @@ impl Connections {
         } else {
             let others = self.clients.iter().filter(|&(other, _)| other != key);
             let others = others.map(|(_, client)| (connection(client.slot()), client.received()));
-            self.context.payload.diagnose(at, client.sent(), got, others)
+            Fault::diagnose(&self.context.payload, at, client.sent(), got, others)
         };
         self.workload.statistics.count_corruption(number, at.offset(), fault);
     }

@@ -195,11 +195,12 @@ impl Load for Workload {
         self.skip_past(slot, now);
     }
 
-    fn echoed(&mut self, message: InFlight, now: Nanos) {
+    fn echoed(&mut self, message: InFlight, length: u64, now: Nanos) {
         let messages = &mut self.statistics.messages;
         messages.returned += 1;
         if self.schedule.is_measured_arrival(now) {
             messages.arrived += 1;
+            messages.arrived_bytes += length;
             messages.last_arrival = now;
         }
         if self.schedule.is_measured(message.due) {
