@@ -225,7 +225,8 @@ fn optional(duration: Duration) -> Option<Duration> {
 
 fn host_and_port(text: &str) -> Result<Endpoint, String> {
     let endpoint: Endpoint = text.parse().map_err(|e: EndpointError| e.to_string())?;
-    if endpoint.is_unix() { Err("expected HOST:PORT".into()) } else { Ok(endpoint) }
+    let is_tcp = !endpoint.is_unix() && !endpoint.is_udp();
+    if is_tcp { Ok(endpoint) } else { Err("expected HOST:PORT".into()) }
 }
 
 /// Prints all addresses in one write, so that a program which has read the first line can read them all.

@@ -10,12 +10,15 @@ use socket2::SockAddr;
 
 use crate::net::escape::write_escaped;
 
-/// Address of a socket. It prints as an endpoint: `tcp://127.0.0.1:7`, `unix:/run/echod.sock`.
+/// Address of a socket. It prints as an endpoint: `tcp://127.0.0.1:7`, `udp://127.0.0.1:7`,
+/// `unix:/run/echod.sock`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Address {
-    /// IP address and port.
+    /// IP address and port of a TCP socket.
     Tcp(SocketAddr),
+    /// IP address and port of a UDP socket.
+    Udp(SocketAddr),
     /// Path of a Unix socket. An abstract address (unix(7)) is `@` and its name. The path is empty for a
     /// socket without a name, as nearly every client has.
     Unix(PathBuf),
@@ -26,14 +29,22 @@ impl Address {
     pub fn as_tcp(&self) -> Option<SocketAddr> {
         match self {
             Address::Tcp(address) => Some(*address),
-            Address::Unix(_) => None,
+            Address::Udp(_) | Address::Unix(_) => None,
+        }
+    }
+
+    /// Returns the IP address and port of a UDP address.
+    pub fn as_udp(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Udp(address) => Some(*address),
+            Address::Tcp(_) | Address::Unix(_) => None,
         }
     }
 
     /// Returns the path of a Unix address.
     pub fn as_unix(&self) -> Option<&Path> {
         match self {
-            Address::Tcp(_) => None,
+            Address::Tcp(_) | Address::Udp(_) => None,
             Address::Unix(path) => Some(path),
         }
     }
@@ -53,6 +64,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Tcp(address) => write!(f, "tcp://{address}"),
+            Address::Udp(address) => write!(f, "udp://{address}"),
             Address::Unix(path) => write_path(f, path),
         }
     }

@@ -1,5 +1,5 @@
-//! Endpoints: where to listen, or what to connect to. `tcp://HOST:PORT` or `unix:PATH`, parsed once into
-//! a type.
+//! Endpoints: where to listen, or what to connect to. `tcp://HOST:PORT`, `udp://HOST:PORT` or `unix:PATH`,
+//! parsed once into a type.
 
 use std::error::Error;
 use std::fmt;
@@ -20,8 +20,14 @@ pub struct Endpoint(Kind);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
-    Tcp { host: Host, port: Port },
+    Ip { transport: Transport, host: Host, port: Port },
     Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    Tcp,
+    Udp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +79,7 @@ impl Default for Endpoint {
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Endpoint {
         let (host, port) = (Host::Address(address.ip()), Port::Number(address.port()));
-        Endpoint(Kind::Tcp { host, port })
+        Endpoint(Kind::Ip { transport: Transport::Tcp, host, port })
     }
 }
 
@@ -83,53 +89,79 @@ impl Endpoint {
         matches!(self.0, Kind::Unix(_))
     }
 
+    /// Returns whether the endpoint is of UDP.
+    pub fn is_udp(&self) -> bool {
+        matches!(self.0, Kind::Ip { transport: Transport::Udp, .. })
+    }
+
     /// Returns every address of the endpoint, each once, IPv4 before IPv6. It looks a name up with
     /// getaddrinfo(3), which waits: call it before the loop runs, never from within.
     ///
     /// # Errors
     /// The host or the service is not known, or the resolver does not answer.
     pub fn resolve(&self) -> io::Result<Vec<Address>> {
-        let (host, port) = match &self.0 {
+        let (transport, host, port) = match &self.0 {
             Kind::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
-            Kind::Tcp { host, port } => (host, port),
+            Kind::Ip { transport, host, port } => (*transport, host, port),
         };
-        let port = port.resolve()?;
-        let mut addresses = match host {
+        let port = port.resolve(transport)?;
+        let mut addresses: Vec<SocketAddr> = match host {
             Host::EveryInterface => {
                 let every = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
-                every.map(|ip| Address::Tcp((ip, port).into())).into()
+                every.map(|ip| (ip, port).into()).into()
             }
-            Host::Address(ip) => vec![Address::Tcp((*ip, port).into())],
-            Host::Name(name) => look_up(Some(name), &port.to_string())?,
+            Host::Address(ip) => vec![(*ip, port).into()],
+            Host::Name(name) => transport.look_up(Some(name), &port.to_string())?,
         };
         addresses.sort();
         addresses.dedup();
         if addresses.is_empty() {
             return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
         }
-        Ok(addresses)
+        Ok(addresses.into_iter().map(|address| transport.address(address)).collect())
+    }
+}
+
+impl Transport {
+    fn scheme(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        }
+    }
+
+    fn address(self, address: SocketAddr) -> Address {
+        match self {
+            Transport::Tcp => Address::Tcp(address),
+            Transport::Udp => Address::Udp(address),
+        }
+    }
+
+    /// Looks up with getaddrinfo(3). The standard library's lookup knows no services and no zones. A
+    /// service may be known for one transport only.
+    fn look_up(self, host: Option<&str>, service: &str) -> io::Result<Vec<SocketAddr>> {
+        let socktype = match self {
+            Transport::Tcp => Type::STREAM,
+            Transport::Udp => Type::DGRAM,
+        };
+        let hints = AddrInfoHints { socktype: socktype.into(), ..AddrInfoHints::default() };
+        let found = getaddrinfo(host, Some(service), Some(hints))?;
+        found.map(|found| Ok(found?.sockaddr)).collect()
     }
 }
 
 impl Port {
-    fn resolve(&self) -> io::Result<u16> {
+    fn resolve(&self, transport: Transport) -> io::Result<u16> {
         let service = match self {
             Port::Number(number) => return Ok(*number),
             Port::Service(service) => service,
         };
-        let found = look_up(None, service).ok().and_then(|found| found.first()?.as_tcp());
+        let found = transport.look_up(None, service).ok().and_then(|found| found.first().copied());
         found.map(|address| address.port()).ok_or_else(|| {
             let reason = format!("no service is called `{service}` here: give the port's number");
             io::Error::new(ErrorKind::NotFound, reason)
         })
     }
-}
-
-/// Looks up with getaddrinfo(3). The standard library's lookup knows no services and no zones.
-fn look_up(host: Option<&str>, service: &str) -> io::Result<Vec<Address>> {
-    let hints = AddrInfoHints { socktype: Type::STREAM.into(), ..AddrInfoHints::default() };
-    let found = getaddrinfo(host, Some(service), Some(hints))?;
-    found.map(|found| Ok(Address::Tcp(found?.sockaddr))).collect()
 }
 
 impl FromStr for Endpoint {
@@ -142,22 +174,23 @@ impl FromStr for Endpoint {
                 path => Ok(Endpoint(Kind::Unix(path.into()))),
             };
         }
-        let rest = match text.split_once("://") {
-            Some(("tcp", rest)) => rest,
+        let (transport, rest) = match text.split_once("://") {
+            Some(("tcp", rest)) => (Transport::Tcp, rest),
+            Some(("udp", rest)) => (Transport::Udp, rest),
             Some((scheme, _)) => {
                 let scheme = scheme.escape_debug();
                 return Err(EndpointError(format!(
-                    "unknown scheme `{scheme}`, expected tcp://HOST:PORT or unix:PATH"
+                    "unknown scheme `{scheme}`, expected tcp://HOST:PORT, udp://HOST:PORT or unix:PATH"
                 )));
             }
-            None => text,
+            None => (Transport::Tcp, text),
         };
         let (host, port) = rest
             .rsplit_once(':')
             // This colon belongs to an IPv6 address.
             .filter(|_| !rest.ends_with(']'))
             .ok_or("no port, expected HOST:PORT")?;
-        Ok(Endpoint(Kind::Tcp { port: port.parse()?, host: host.parse()? }))
+        Ok(Endpoint(Kind::Ip { transport, port: port.parse()?, host: host.parse()? }))
     }
 }
 
@@ -218,7 +251,9 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Unix(path) => write_path(f, path),
-            Kind::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Kind::Ip { transport, host, port } => {
+                write!(f, "{}://{host}:{port}", transport.scheme())
+            }
         }
     }
 }
@@ -257,6 +292,9 @@ mod tests {
             "tcp://localhost:0",
             "tcp://localhost:echo",
             "tcp://:7",
+            "udp://127.0.0.1:7",
+            "udp://[fe80::1%eth0]:echo",
+            "udp://:0",
             "unix:/run/echod.sock",
             "unix:here",
         ] {
@@ -265,6 +303,7 @@ mod tests {
         assert_eq!("[::1]:7".parse::<Endpoint>(), "tcp://[::1]:7".parse());
         assert_eq!("*:7".parse::<Endpoint>(), ":7".parse());
         assert_eq!("127.0.0.1:65432".parse(), Ok(Endpoint::default()));
+        assert_ne!("udp://:7".parse::<Endpoint>(), ":7".parse(), "a bare HOST:PORT is TCP");
     }
 
     #[test]
@@ -282,6 +321,8 @@ mod tests {
             ("[::1:7", "no `]`"),
             ("[localhost]:7", "`localhost` is not an IPv6 address"),
             ("http://localhost:7", "unknown scheme `http`"),
+            ("udp:127.0.0.1:7", "an IPv6 address goes in brackets"),
+            ("udp://localhost", "no port"),
             ("tcp://a b:7", "`a b` is not a host name"),
             ("a\nb:7", "`a\\nb` is not a host name"),
             ("unix:", "no path"),
@@ -293,10 +334,12 @@ mod tests {
 
     #[test]
     fn every_interface_is_v4_then_v6_on_one_port() {
-        let endpoint: Endpoint = ":7".parse().unwrap();
-        let addresses: Vec<_> =
-            endpoint.resolve().unwrap().iter().map(ToString::to_string).collect();
-        assert_eq!(addresses, ["tcp://0.0.0.0:7", "tcp://[::]:7"]);
+        for scheme in ["tcp", "udp"] {
+            let endpoint: Endpoint = format!("{scheme}://:7").parse().unwrap();
+            let addresses: Vec<_> =
+                endpoint.resolve().unwrap().iter().map(ToString::to_string).collect();
+            assert_eq!(addresses, ["0.0.0.0:7", "[::]:7"].map(|a| format!("{scheme}://{a}")));
+        }
     }
 
     #[test]

@@ -53,6 +53,10 @@ impl Connector {
     pub(super) fn connect(&self, target: usize, count: u64) -> io::Result<Socket> {
         match &self.targets[target] {
             Address::Tcp(target) => self.connect_tcp(*target, count).map(Socket::Tcp),
+            Address::Udp(_) => {
+                let reason = "the load tester knows streams only";
+                Err(io::Error::new(ErrorKind::Unsupported, reason))
+            }
             Address::Unix(path) => connect_unix(path).map(Socket::Unix),
         }
     }

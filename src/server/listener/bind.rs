@@ -46,6 +46,10 @@ fn bind_addresses(addresses: &[Address], options: &ListenOptions) -> io::Result<
     for address in addresses {
         let listener = match address {
             Address::Unix(path) => unix::listen(path, options),
+            Address::Udp(_) => {
+                let reason = "a server serves streams, and datagrams are for an event source";
+                Err(io::Error::new(ErrorKind::InvalidInput, reason))
+            }
             &Address::Tcp(mut address) => {
                 if let Some(first) = bound.first().and_then(|first| first.address().as_tcp()) {
                     address.set_port(first.port());
