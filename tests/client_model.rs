@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use Action::{Close, Due, Echo, Hint, Stop, Surplus, Take, Turn};
 use echoloop::load::client::{Client, ConnectingStream};
 use echoloop::load::clock::Nanos;
-use echoloop::load::messages::{ClientOptions, Context, Failure, InFlight, Load, Next};
+use echoloop::load::messages::{ClientOptions, Context, Driven, Failure, InFlight, Load, Next};
 use echoloop::load::noise::Noise;
 use echoloop::load::payload::Payload;
 use echoloop::load::shape::Shape;
@@ -192,6 +192,8 @@ struct World {
     /// The only message was taken on with the connect, which is part of its time.
     for_one: bool,
     echoed: usize,
+    /// Number of bytes that the load was told of, where the lengths vary.
+    counted: usize,
 }
 
 impl World {
@@ -366,16 +368,19 @@ impl Load for Meter {
         world.stands = true;
     }
 
-    fn echoed(&mut self, message: InFlight, length: u64, now: Nanos) {
+    fn echoed(&mut self, message: InFlight, now: Nanos) {
         let mut world = self.0.borrow_mut();
         world.echoed += 1;
         assert_eq!(message.due, world.echoed as Nanos, "not the message that is back");
         assert_eq!(now, world.clock);
-        let bounds = [world.echoed - 1, world.echoed].map(|number| world.script.starts[number]);
-        assert!(bounds[1] <= world.taken, "reported before it is back");
-        assert_eq!(length, (bounds[1] - bounds[0]) as u64, "not its length");
+        let end = world.script.starts[world.echoed];
+        assert!(end <= world.taken, "reported before it is back");
         let left = world.messages[world.echoed - 1];
         assert_eq!(Some(message.sent), left, "not when its first byte left");
+    }
+
+    fn received(&mut self, bytes: usize, _: Nanos) {
+        self.0.borrow_mut().counted += bytes;
     }
 
     fn now(&self) -> Nanos {
@@ -579,6 +584,8 @@ impl<const SHORT: bool> Model<SHORT> {
         let all_sent = world.sent == world.started();
         let ends = world.setup.options.half_close && world.said_never && all_sent;
         assert_eq!(world.our_end, ends, "our end is right behind the last byte");
+        let varies = world.setup.lengths.0 < world.setup.lengths.1;
+        assert_eq!(world.counted, if varies { world.taken } else { 0 }, "counted bytes");
         let since = match world.messages.get(world.echoed) {
             _ if !world.stands => Some(0),
             Some(left) => left.or(self.client.waiting_since()),

@@ -9,7 +9,7 @@ mod tester;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tester::{
     Answer, ECHOLOAD, Scratch, Tester, errors, keys, limited, load, number, report, serve,
-    serve_late, serve_messages,
+    serve_datagrams, serve_late, serve_messages,
 };
 
 // Good servers
@@ -403,6 +403,140 @@ fn a_message_that_is_left_out_or_repeated_is_found_in_every_framing() {
             let what = if twice { "1000 too many" } else { "1000 missing" };
             assert_eq!(report["first_corrupt"]["what"], what, "{framing}");
         }
+    }
+}
+
+// Datagrams
+
+/// The counts of a report that has lost this many datagrams.
+fn datagrams(sent: u64, lost: u64) -> Value {
+    json!({"sent": sent, "echoed": sent - lost, "corrupt": 0, "timed_out": 0, "lost": lost})
+}
+
+#[test]
+fn every_datagram_comes_back_whatever_its_length() {
+    let address = serve_datagrams(|_, datagram| vec![datagram]);
+    for (n, options) in [
+        (1, ""),
+        (500, "-c 5"),
+        (500, "-c 4 -t 2 -p 4 -l 1000"),
+        (300, "-c 3 -l 0..100"),
+        (100, "-c 1 -l 0"),
+        (100, "-c 2 -l 1"),
+        (100, "-c 1 -p 3 -l 7..9"),
+        (100, "-c 2 -l 65507"),
+        (301, "-c 10 -R 2000"),
+        (301, "-c 3 -t 3 -p 3 -l 16..1400 -R 2000"),
+    ] {
+        let report = report(&address, &format!("-n {n} {options}"), 0);
+        assert_eq!(report["messages"], datagrams(n, 0), "{options}");
+        assert_eq!(errors(&report), (vec![], 0), "{options}");
+        let strays = json!({"late": 0, "duplicate": 0, "reordered": 0});
+        assert_eq!(report["datagrams"], strays, "{options}");
+        assert_eq!(report["target"], address);
+    }
+    let text = load(&address, "-d 200ms -c 3 --warm-up 100ms");
+    assert_eq!(text.code, Some(0), "{text:?}");
+    assert!(text.out.contains("\ndatagrams    0 late, 0 duplicate, 0 reordered\n"), "{}", text.out);
+}
+
+#[test]
+fn a_lost_datagram_is_counted_and_the_load_goes_on() {
+    let address = serve_datagrams(|number, datagram| match number % 20 {
+        7 => vec![],
+        _ => vec![datagram],
+    });
+    for options in ["-c 1", "-c 2 -p 2", "-c 2 -R 1000", "-c 1 -l 2"] {
+        let options = format!("-n 100 --timeout 100ms {options}");
+        let report = report(&address, &options, 1);
+        assert_eq!(report["messages"], datagrams(100, 5), "{options}");
+        assert_eq!(report["errors"], json!({"datagram not back in time": 5}), "{options}");
+        assert_eq!(report["connections"]["lost"], 0, "{options}");
+    }
+}
+
+#[test]
+fn duplicates_are_counted_apart() {
+    let address = serve_datagrams(|number, datagram| match number % 100 {
+        7 => vec![datagram; 3],
+        _ => vec![datagram],
+    });
+    let report = report(&address, "-c 1 -n 100", 0);
+    assert_eq!(report["messages"], datagrams(100, 0));
+    assert_eq!(report["datagrams"], json!({"late": 0, "duplicate": 2, "reordered": 0}));
+}
+
+#[test]
+fn datagrams_in_another_order_are_counted_apart() {
+    let mut held = None;
+    let address = serve_datagrams(move |number, datagram| match number % 10 {
+        7 => {
+            held = Some(datagram);
+            vec![]
+        }
+        _ => std::iter::once(datagram).chain(held.take()).collect(),
+    });
+    let report = report(&address, "-c 1 -p 4 -n 100", 0);
+    assert_eq!(report["messages"], datagrams(100, 0));
+    assert_eq!(report["datagrams"], json!({"late": 0, "duplicate": 0, "reordered": 10}));
+}
+
+#[test]
+fn an_answer_after_the_timeout_is_late_and_its_message_timed_out() {
+    let address = serve_datagrams(|number, datagram| {
+        if number == 5 {
+            thread::sleep(Duration::from_millis(300));
+        }
+        vec![datagram]
+    });
+    let report = report(&address, "-c 1 -n 100 --timeout 100ms", 1);
+    let late = number(&report["datagrams"]["late"]);
+    assert!((1.0..=3.0).contains(&late), "{report}");
+    assert_eq!(report["messages"]["timed_out"], report["datagrams"]["late"]);
+    assert_eq!(report["messages"]["lost"], 0, "{report}");
+    assert_eq!(report["datagrams"]["duplicate"], 0, "{report}");
+}
+
+#[test]
+fn a_wrong_byte_in_a_datagram_is_corrupt() {
+    for (options, at) in
+        [("-l 1000", 500), ("-l 1000", 0), ("-l 1000", 999), ("-l 8", 7), ("-l 3", 1)]
+    {
+        let address = serve_datagrams(move |number, mut datagram| {
+            datagram[at] ^= u8::from(number == 20);
+            vec![datagram]
+        });
+        let report = report(&address, &format!("-c 1 -n 100 {options}"), 3);
+        assert_eq!(errors(&report), (vec!["bytes were changed".to_owned()], 1), "{options}");
+        assert_eq!(report["messages"]["corrupt"], 1, "{options}");
+    }
+    let address = serve_datagrams(|number, mut datagram| {
+        datagram.truncate(datagram.len() - usize::from(number == 20));
+        vec![datagram]
+    });
+    report(&address, "-c 1 -n 100", 3);
+}
+
+#[test]
+fn a_port_without_a_datagram_socket_is_refused_and_said_so() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let address = format!("udp://{}", socket.local_addr().expect("address"));
+    drop(socket);
+    let report = report(&address, "-c 2 -n 10", 1);
+    let (kinds, count) = errors(&report);
+    assert_eq!((kinds, count), (vec!["connection refused".to_owned()], 2), "{report}");
+}
+
+#[test]
+fn options_that_only_streams_have_are_wrong_usage_with_udp() {
+    for option in
+        ["--reconnect", "--half-close", "--framing line", "--connect-rate 5", "--length 65508"]
+    {
+        let answer = load("udp://127.0.0.1:9", option);
+        assert_eq!(answer.code, Some(2), "{answer:?}");
+        let name = option.split(' ').next().expect("a word");
+        assert!(answer.err.starts_with(&format!("echoload: {name} ")), "{}", answer.err);
+        assert!(answer.err.contains("UDP"), "{}", answer.err);
     }
 }
 

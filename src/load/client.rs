@@ -21,7 +21,7 @@
 use std::io::{self, ErrorKind};
 
 use crate::load::clock::Nanos;
-use crate::load::messages::{ClientOptions, Context, Failure, InFlight, Load, Next};
+use crate::load::messages::{ClientOptions, Context, Driven, Failure, InFlight, Load, Next};
 use crate::load::payload::{Cursor, Payload};
 use crate::load::pipeline::Pipeline;
 use crate::net::nonblocking::{Received, Sent, Stream};
@@ -80,16 +80,6 @@ impl<S: ConnectingStream> Client<S> {
         self
     }
 
-    /// Returns the number of its slot.
-    pub fn slot(&self) -> usize {
-        self.slot
-    }
-
-    /// Returns the number of messages that came back, measured or not.
-    pub fn echoed(&self) -> u64 {
-        self.pipeline.received.messages()
-    }
-
     /// Returns the place in its stream up to which the bytes have come back.
     pub fn received(&self) -> Cursor {
         self.pipeline.received
@@ -100,92 +90,8 @@ impl<S: ConnectingStream> Client<S> {
         self.pipeline.sent.offset()
     }
 
-    /// Returns whether the connect is not complete.
-    pub fn is_connecting(&self) -> bool {
-        self.state == State::Connecting
-    }
-
-    /// Returns since when it has waited for the peer: for the connection, for a message, or for the
-    /// end of stream.
-    pub fn waiting_since(&self) -> Option<Nanos> {
-        match self.pipeline.in_flight.front() {
-            Some(message) => Some(message.sent),
-            None => (self.state != State::Open).then_some(self.last_progress),
-        }
-    }
-
-    /// Returns the messages in flight, oldest first.
-    pub fn in_flight(&self) -> impl Iterator<Item = &InFlight> {
-        self.pipeline.in_flight.iter()
-    }
-
-    /// Latches the readiness of an event; see [`Latched::latch`].
-    pub fn latch(&mut self, readiness: Readiness) {
-        self.socket.latch(readiness);
-    }
-
-    /// Returns whether a call that it wants to make may be ready. While it connects, only an event
-    /// can tell.
-    pub fn is_runnable(&self) -> bool {
-        self.state != State::Connecting && (self.socket.is_readable() || self.may_send())
-    }
-
     fn may_send(&self) -> bool {
         self.pipeline.unsent > 0 && self.socket.is_writable()
-    }
-
-    /// Makes at most one call in each direction, so that no client keeps the others waiting.
-    ///
-    /// | answer | effect |
-    /// |---|---|
-    /// | connect not complete | wait for the next event |
-    /// | a message is due, and the pipeline has room | start it |
-    /// | send took n | go on; the first byte sets a message's time of sending |
-    /// | recv got n | compare; count whole messages, and start others |
-    /// | recv got n, and other bytes than were sent | corrupt |
-    /// | recv got 0, no message is left or in flight | done |
-    /// | recv got 0 otherwise | lost |
-    /// | last message sent, `half_close` | shutdown(write), whatever is still in flight |
-    /// | last message came back, no `half_close` | done |
-    ///
-    /// # Errors
-    /// Any other answer ends this client, and no other.
-    pub fn drive(
-        &mut self,
-        context: &mut Context,
-        load: &mut impl Load,
-        mut now: Nanos,
-    ) -> Result<Progress, Failure> {
-        if self.state == State::Connecting {
-            if !self.finish_connect(load)? {
-                return Ok(Progress::Blocked);
-            }
-            now = self.last_progress;
-        }
-        if self.socket.is_readable() {
-            match self.socket.recv(&mut context.chunk).map_err(Failure::Lost)? {
-                Received::Bytes(n) => {
-                    now = load.now();
-                    self.last_progress = now;
-                    self.compare(context, n, load)?;
-                }
-                Received::EndOfStream => return self.end_of_stream(),
-                Received::WouldBlock => {}
-            }
-        }
-        if self.may_send() {
-            self.pipeline.update_sent(&context.payload, now);
-        }
-        self.start_messages(context, load, now);
-        if self.may_send() {
-            self.send(context).map_err(Failure::Lost)?;
-        }
-        debug_assert!(self.pipeline.is_consistent(&context.payload, &context.options));
-        debug_assert!(self.state != State::HalfClosed || self.is_last && self.pipeline.unsent == 0);
-        if self.is_last {
-            return self.conclude(&context.options);
-        }
-        Ok(self.progress())
     }
 
     fn progress(&self) -> Progress {
@@ -274,10 +180,103 @@ impl<S: ConnectingStream> Client<S> {
         load: &mut impl Load,
     ) -> Result<(), Failure> {
         let (got, now) = (&context.chunk[..n], self.last_progress);
-        let right = self.pipeline.take(&context.payload, got, |message, length| {
-            load.echoed(message, length, now);
-        });
+        let right = self.pipeline.take(&context.payload, got, |message| load.echoed(message, now));
+        if context.payload.has_random_lengths() {
+            load.received(right, now);
+        }
         if right < n { Err(corrupt(&got[right..])) } else { Ok(()) }
+    }
+}
+
+impl<S: ConnectingStream> Driven for Client<S> {
+    fn slot(&self) -> usize {
+        self.slot
+    }
+
+    fn echoed(&self) -> u64 {
+        self.pipeline.echoed
+    }
+
+    fn is_connecting(&self) -> bool {
+        self.state == State::Connecting
+    }
+
+    fn waiting_since(&self) -> Option<Nanos> {
+        match self.pipeline.in_flight.front() {
+            Some(message) => Some(message.sent),
+            None => (self.state != State::Open).then_some(self.last_progress),
+        }
+    }
+
+    fn in_flight(&self) -> impl Iterator<Item = &InFlight> {
+        self.pipeline.in_flight.iter()
+    }
+
+    fn latch(&mut self, readiness: Readiness) {
+        self.socket.latch(readiness);
+    }
+
+    fn is_runnable(&self) -> bool {
+        self.state != State::Connecting && (self.socket.is_readable() || self.may_send())
+    }
+
+    /// Makes at most one call in each direction, so that no client keeps the others waiting.
+    ///
+    /// | answer | effect |
+    /// |---|---|
+    /// | connect not complete | wait for the next event |
+    /// | a message is due, and the pipeline has room | start it |
+    /// | send took n | go on; the first byte sets a message's time of sending |
+    /// | recv got n | compare; count whole messages, and start others |
+    /// | recv got n, and other bytes than were sent | corrupt |
+    /// | recv got 0, no message is left or in flight | done |
+    /// | recv got 0 otherwise | lost |
+    /// | last message sent, `half_close` | shutdown(write), whatever is still in flight |
+    /// | last message came back, no `half_close` | done |
+    ///
+    /// # Errors
+    /// Any other answer ends this client, and no other.
+    fn drive(
+        &mut self,
+        context: &mut Context,
+        load: &mut impl Load,
+        mut now: Nanos,
+    ) -> Result<Progress, Failure> {
+        if self.state == State::Connecting {
+            if !self.finish_connect(load)? {
+                return Ok(Progress::Blocked);
+            }
+            now = self.last_progress;
+        }
+        if self.socket.is_readable() {
+            match self.socket.recv(&mut context.chunk).map_err(Failure::Lost)? {
+                Received::Bytes(n) => {
+                    now = load.now();
+                    self.last_progress = now;
+                    self.compare(context, n, load)?;
+                }
+                Received::EndOfStream => return self.end_of_stream(),
+                Received::WouldBlock => {}
+            }
+        }
+        if self.may_send() {
+            self.pipeline.update_sent(&context.payload, now);
+        }
+        self.start_messages(context, load, now);
+        if self.may_send() {
+            self.send(context).map_err(Failure::Lost)?;
+        }
+        debug_assert!(self.pipeline.is_consistent(&context.payload, &context.options));
+        debug_assert!(self.state != State::HalfClosed || self.is_last && self.pipeline.unsent == 0);
+        if self.is_last {
+            return self.conclude(&context.options);
+        }
+        Ok(self.progress())
+    }
+
+    /// A stream without one of its messages is of no use.
+    fn give_up(&mut self, _: Nanos) -> Option<Vec<Nanos>> {
+        None
     }
 }
 

@@ -28,15 +28,24 @@ pub struct Payload {
     is_plain: bool,
     /// Number of bytes of every message, if all have the same.
     fixed_length: Option<NonZero<u64>>,
+    /// The same, if also every byte is a byte of the noise: the usual case, which has to be fast.
+    plain_length: Option<NonZero<u64>>,
 }
 
 /// A place in the stream of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor {
     place: Place,
-    /// Number of whole messages before this place.
-    message: u64,
-    /// Offset of the end of the message that contains the next byte.
+    /// The message that contains the next byte, where the lengths vary. Otherwise it follows from the
+    /// offset, and this is not kept up to date.
+    message: Message,
+}
+
+/// A message in a stream.
+#[derive(Debug, Clone, Copy, Default)]
+struct Message {
+    number: u64,
+    /// Offset of its end.
     end: u64,
 }
 
@@ -45,11 +54,6 @@ impl Cursor {
     pub fn offset(&self) -> u64 {
         self.place.offset()
     }
-
-    /// Returns the number of whole messages before this place.
-    pub fn messages(&self) -> u64 {
-        self.message
-    }
 }
 
 impl Payload {
@@ -57,15 +61,23 @@ impl Payload {
     pub fn new(noise: impl Into<Arc<Noise>>, shape: Shape) -> Payload {
         let (min, max) = shape.lengths();
         let fixed_length = NonZero::new(min).filter(|_| min == max);
-        Payload { noise: noise.into(), is_plain: shape.is_plain(), fixed_length, shape }
+        let is_plain = shape.is_plain();
+        let plain_length = fixed_length.filter(|_| is_plain);
+        Payload { noise: noise.into(), shape, is_plain, fixed_length, plain_length }
     }
 
     /// Returns the beginning of the stream of the connection with this number.
     pub fn start(&self, connection: u64) -> Cursor {
         let place = Place::at(self.noise.key(connection), 0);
-        let mut start = Cursor { place, message: 0, end: 0 };
-        start.end = self.length(&start, 0);
+        let mut start = Cursor { place, message: Message::default() };
+        start.message.end = self.length(&start, 0);
         start
+    }
+
+    /// Returns whether the lengths of the messages vary.
+    #[inline]
+    pub fn has_random_lengths(&self) -> bool {
+        self.fixed_length.is_none()
     }
 
     /// Returns the number of bytes of a message in the stream of a cursor.
@@ -83,43 +95,57 @@ impl Payload {
         self.shape.length(random(stream, message))
     }
 
-    /// Returns whether a part of a message stands before the place.
-    pub fn is_inside(&self, at: &Cursor) -> bool {
-        at.end - at.offset() < self.length(at, at.message)
+    /// Returns the message that contains the next byte.
+    fn message(&self, at: &Cursor) -> Message {
+        match self.fixed_length {
+            Some(length) => {
+                let number = at.offset() / length;
+                Message { number, end: (number + 1) * length.get() }
+            }
+            None => at.message,
+        }
+    }
+
+    /// Returns the number of whole messages before the place.
+    pub fn whole(&self, at: &Cursor) -> u64 {
+        match self.fixed_length {
+            Some(length) => at.offset() / length,
+            None => at.message.number,
+        }
+    }
+
+    /// Returns the number of messages of which at least a part stands before the place.
+    pub fn begun(&self, at: &Cursor) -> u64 {
+        let Message { number, end } = self.message(at);
+        number + u64::from(end - at.offset() < self.length(at, number))
     }
 
     /// Moves a cursor forward by `n` bytes.
     #[inline]
     pub fn advance(&self, at: &mut Cursor, n: usize) {
         at.place.advance(n);
-        if at.end <= at.offset() {
-            self.next_message(at);
-            if at.end <= at.offset() {
-                self.pass_messages(at);
-            }
+        if self.fixed_length.is_none() {
+            self.pass_messages(at);
         }
-    }
-
-    #[inline]
-    fn next_message(&self, at: &mut Cursor) {
-        at.message += 1;
-        at.end += self.length(at, at.message);
     }
 
     #[cold]
     fn pass_messages(&self, at: &mut Cursor) {
-        while at.end <= at.offset() {
-            self.next_message(at);
+        while at.message.end <= at.offset() {
+            at.message.number += 1;
+            at.message.end += self.length(at, at.message.number);
         }
     }
 
     /// Returns the place `n` bytes before another one.
     pub(super) fn back(&self, mut at: Cursor, n: u64) -> Cursor {
         at.place = Place::at(at.place.key(), at.offset() - n);
-        while at.end - self.length(&at, at.message) > at.offset() {
-            at.end -= self.length(&at, at.message);
-            at.message -= 1;
+        let Message { mut number, mut end } = at.message;
+        while self.fixed_length.is_none() && end - self.length(&at, number) > at.offset() {
+            end -= self.length(&at, number);
+            number -= 1;
         }
+        at.message = Message { number, end };
         at
     }
 
@@ -147,7 +173,7 @@ impl Payload {
             return self.noise.fill(at.place, out);
         }
         while !out.is_empty() {
-            let n = (at.end - at.offset()).min(out.len() as u64) as usize;
+            let n = (self.message(&at).end - at.offset()).min(out.len() as u64) as usize;
             let (now, later) = out.split_at_mut(n);
             self.noise.fill(at.place, now);
             self.delimit(&at, now);
@@ -158,28 +184,46 @@ impl Payload {
 
     /// Makes the delimiter of a message. `part` is a part of one message, from a place on.
     fn delimit(&self, at: &Cursor, part: &mut [u8]) {
+        let Message { number, end } = self.message(at);
         if *self.shape.framing() == Kind::Line {
             part.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = NO_NEWLINE);
-            if at.end == at.offset() + part.len() as u64
+            if end == at.offset() + part.len() as u64
                 && let Some(last) = part.last_mut()
             {
                 *last = b'\n';
             }
             return;
         }
-        let before = self.length(at, at.message) - (at.end - at.offset());
-        let header = self.shape.header(random(at, at.message));
+        let before = self.length(at, number) - (end - at.offset());
+        let header = self.shape.header(random(at, number));
         let rest = header.bytes().get(before as usize..).unwrap_or_default();
         part.iter_mut().zip(rest).for_each(|(byte, header)| *byte = *header);
+    }
+
+    /// Moves a cursor over bytes that came back, up to the first one that is wrong. Returns the number
+    /// of right bytes, and of whole messages before the cursor.
+    #[inline]
+    pub fn check(&self, at: &mut Cursor, got: &[u8]) -> (usize, u64) {
+        if let Some(length) = self.plain_length
+            && self.noise.rest(&at.place).starts_with(got)
+        {
+            at.place.advance(got.len());
+            return (got.len(), at.offset() / length);
+        }
+        self.check_any(at, got)
+    }
+
+    #[cold]
+    fn check_any(&self, at: &mut Cursor, got: &[u8]) -> (usize, u64) {
+        let right = self.count_right(at, got);
+        self.advance(at, right);
+        (right, self.whole(at))
     }
 
     /// Returns how many of the bytes, from the first on, are those that follow a place.
     pub fn count_right(&self, at: &Cursor, got: &[u8]) -> usize {
         if !self.is_plain {
             return self.count_delimited(at, got);
-        }
-        if self.noise.rest(&at.place).starts_with(got) {
-            return got.len();
         }
         self.noise.count_right(&at.place, got)
     }
@@ -200,6 +244,52 @@ impl Payload {
         }
         right
     }
+}
+
+/// Number of bytes of the number of a datagram.
+const NUMBER: usize = 8;
+
+/// Datagrams. Each has its own piece of the stream, and begins with its number if it has room for it.
+impl Payload {
+    /// Returns a datagram of a stream, written to the beginning of `room`.
+    pub(super) fn datagram<'a>(
+        &self,
+        stream: &Cursor,
+        number: u64,
+        room: &'a mut [u8],
+    ) -> &'a [u8] {
+        let datagram = &mut room[..self.length(stream, number) as usize];
+        self.noise.fill(datagram_place(stream, number), datagram);
+        if let Some(head) = datagram.first_chunk_mut() {
+            *head = (number ^ stream.place.key()).to_be_bytes();
+        }
+        datagram
+    }
+
+    /// Returns whether this is the datagram with this number, every byte of it.
+    pub(super) fn is_datagram(&self, stream: &Cursor, number: u64, got: &[u8]) -> bool {
+        let mut place = datagram_place(stream, number);
+        let noise = match stream.datagram_number(got) {
+            Some(found) if found != number => return false,
+            Some(_) => &got[NUMBER..],
+            None => got,
+        };
+        place.advance(got.len() - noise.len());
+        self.length(stream, number) == got.len() as u64
+            && self.noise.count_right(&place, noise) == noise.len()
+    }
+}
+
+impl Cursor {
+    /// Returns the number that a datagram of this stream carries, if it is long enough. The key of the
+    /// stream is mixed in, so that one of another stream has a number that nothing was sent with.
+    pub(super) fn datagram_number(&self, got: &[u8]) -> Option<u64> {
+        got.first_chunk().map(|head: &[u8; NUMBER]| u64::from_be_bytes(*head) ^ self.place.key())
+    }
+}
+
+fn datagram_place(stream: &Cursor, number: u64) -> Place {
+    Place::at(stream.place.key(), number * u64::from(u16::MAX))
 }
 
 /// Returns the random number of a message, which determines its length and its type.

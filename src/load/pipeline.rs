@@ -9,6 +9,8 @@ use crate::load::payload::{Cursor, Payload};
 /// Messages and bytes between their start and their return.
 #[derive(Debug)]
 pub(super) struct Pipeline {
+    /// Number of messages that came back.
+    pub(super) echoed: u64,
     /// Messages in flight, oldest first.
     pub(super) in_flight: VecDeque<InFlight>,
     /// Number of their bytes that the kernel has not taken yet.
@@ -21,12 +23,12 @@ pub(super) struct Pipeline {
 
 impl Pipeline {
     pub(super) fn new(start: Cursor) -> Pipeline {
-        Pipeline { in_flight: VecDeque::new(), unsent: 0, sent: start, received: start }
+        Pipeline { echoed: 0, in_flight: VecDeque::new(), unsent: 0, sent: start, received: start }
     }
 
     /// Returns the number of messages that were started.
     fn started(&self) -> u64 {
-        self.received.messages() + self.in_flight.len() as u64
+        self.echoed + self.in_flight.len() as u64
     }
 
     #[inline]
@@ -38,8 +40,8 @@ impl Pipeline {
     /// Messages of which no byte was sent yet are sent now, not when they were started.
     #[cold]
     pub(super) fn update_sent(&mut self, payload: &Payload, now: Nanos) {
-        let begun = self.sent.messages() + u64::from(payload.is_inside(&self.sent));
-        for message in self.in_flight.range_mut((begun - self.received.messages()) as usize..) {
+        let begun = payload.begun(&self.sent) - self.echoed;
+        for message in self.in_flight.range_mut(begun as usize..) {
             message.sent = now;
         }
     }
@@ -57,32 +59,29 @@ impl Pipeline {
     }
 
     /// Takes bytes that came back, and returns how many of them, from the first on, are right. Bytes
-    /// behind all that was sent are not. `echoed` is called with each message that has come back whole,
-    /// and its number of bytes.
+    /// behind all that was sent are not. `echoed` is called with each message that has come back whole.
     #[inline]
     pub(super) fn take(
         &mut self,
         payload: &Payload,
         got: &[u8],
-        mut echoed: impl FnMut(InFlight, u64),
+        mut echoed: impl FnMut(InFlight),
     ) -> usize {
         let outstanding = self.sent.offset() - self.received.offset();
         let expected = &got[..outstanding.min(got.len() as u64) as usize];
-        let right = payload.count_right(&self.received, expected);
-        let mut number = self.received.messages();
-        payload.advance(&mut self.received, right);
-        while number < self.received.messages()
+        let (right, whole) = payload.check(&mut self.received, expected);
+        while self.echoed < whole
             && let Some(message) = self.in_flight.pop_front()
         {
-            echoed(message, payload.length(&self.received, number));
-            number += 1;
+            echoed(message);
+            self.echoed += 1;
         }
         right
     }
 
     /// Returns whether the bytes and the messages agree, as they do after every drive.
     pub(super) fn is_consistent(&self, payload: &Payload, options: &ClientOptions) -> bool {
-        let all_sent = self.sent.messages() == self.started() && !payload.is_inside(&self.sent);
+        let all_sent = payload.whole(&self.sent) == self.started();
         self.in_flight.len() <= options.pipeline
             && all_sent == (self.unsent == 0)
             && self.received.offset() <= self.sent.offset()

@@ -80,6 +80,11 @@ impl Plan {
         PlanBuilder { plan, framing: Kind::Raw, lengths: None }
     }
 
+    /// Returns whether the targets take datagrams.
+    pub(crate) fn is_udp(&self) -> bool {
+        self.targets.iter().any(|target| target.as_udp().is_some())
+    }
+
     /// Returns the seed of the payload. The same seed gives the same bytes.
     pub fn seed(&self) -> u64 {
         self.seed
@@ -210,13 +215,16 @@ impl PlanBuilder {
     /// The first setting that is not valid.
     pub fn build(self) -> Result<Plan, PlanError> {
         self.check()?;
-        let shape = Shape::new(self.framing, self.lengths).map_err(|e| PlanError(e.into()))?;
-        let plan = Plan { shape, ..self.plan };
+        let plan = Plan { shape: self.shape()?, ..self.plan };
         let Plan { targets, source_ips, .. } = &plan;
         if targets.is_empty() {
-            return Err(PlanError::from("targets must have at least one address"));
+            return Err("targets must have at least one address".into());
         }
-        let target_ips = || targets.iter().filter_map(|target| Some(target.as_tcp()?.ip()));
+        if plan.is_udp() && targets.iter().any(|target| target.as_udp().is_none()) {
+            return Err("targets must all be of UDP, or none".into());
+        }
+        let target_ips =
+            || targets.iter().filter_map(|target| Some(target.as_tcp().or(target.as_udp())?.ip()));
         let fits = |source: &IpAddr| target_ips().any(|ip| ip.is_ipv4() == source.is_ipv4());
         if let Some(ip) = source_ips.iter().find(|source| !fits(source)) {
             let error = format!("source-ip {ip}: no address of the target is of its family");
@@ -232,7 +240,8 @@ impl PlanBuilder {
     /// The first setting that is not valid.
     pub fn check(&self) -> Result<(), PlanError> {
         let plan = &self.plan;
-        Shape::new(self.framing.clone(), self.lengths.clone()).map_err(|e| PlanError(e.into()))?;
+        let is_udp = plan.is_udp();
+        self.shape()?;
         let in_flight = plan.connections.saturating_mul(plan.pipeline);
         let rules = [
             ((1..=MAX_CONNECTIONS).contains(&plan.connections), "connections must be from 1 to 1M"),
@@ -242,6 +251,13 @@ impl PlanBuilder {
             (
                 !plan.reconnect || plan.pipeline == 1,
                 "reconnect has one message on each connection, so pipeline must be 1",
+            ),
+            (!(is_udp && plan.reconnect), "reconnect has no meaning with UDP"),
+            (!(is_udp && plan.half_close), "half-close has no meaning with UDP"),
+            (!(is_udp && plan.connect_rate.is_some()), "connect-rate has no meaning with UDP"),
+            (
+                !is_udp || self.framing == Kind::Raw,
+                "framing has no meaning with UDP: a datagram is a message",
             ),
             (in_flight <= MAX_IN_FLIGHT, "connections times pipeline must be at most 16M"),
             (
@@ -257,6 +273,19 @@ impl PlanBuilder {
             Some((_, rule)) => Err(rule.into()),
             None => Ok(()),
         }
+    }
+}
+
+impl PlanBuilder {
+    fn shape(&self) -> Result<Shape, PlanError> {
+        let lengths = self.lengths.clone();
+        // Without targets, it cannot be known yet that a message may be empty.
+        let may_be_udp = self.plan.targets.is_empty() && self.framing == Kind::Raw;
+        let can_be_datagrams = lengths.as_ref().is_some_and(|lengths| *lengths.start() == 0);
+        if self.plan.is_udp() || may_be_udp && can_be_datagrams {
+            return Shape::datagrams(lengths).map_err(|e| PlanError(e.into()));
+        }
+        Shape::new(self.framing.clone(), lengths).map_err(|e| PlanError(e.into()))
     }
 }
 

@@ -8,26 +8,35 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use mio::net::UdpSocket;
+
+use crate::load::client::Client;
 use crate::load::coordination::Coordination;
+use crate::load::datagram::DatagramClient;
 use crate::load::noise::Noise;
 use crate::load::payload::Payload;
 use crate::load::plan::Plan;
 use crate::load::results::series::{Interval, Series, Snapshot};
 use crate::load::results::statistics::Statistics;
 use crate::load::results::{Generator, Results};
+use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
 use crate::load::worker::event_loop::{self, Finished, Worker};
 use crate::load::worker::reporter::Reporter;
 use crate::load::worker::usage::Usage;
+use crate::net::socket::Socket;
 use crate::net::wait::Wait;
 
 /// Number of snapshots of a loop that may wait to be read.
 const SNAPSHOTS: usize = 16;
 
+/// Runs a loop to its end.
+type Task = Box<dyn FnOnce() -> io::Result<Finished> + Send>;
+
 /// A run that is ready to begin.
 pub struct Run {
     plan: Plan,
-    workers: Vec<Worker>,
+    workers: Vec<Task>,
     coordination: Arc<Coordination>,
     snapshots: Receiver<Snapshot>,
 }
@@ -56,10 +65,14 @@ impl Run {
         let payload = Payload::new(Noise::new(plan.seed), plan.shape.clone());
         let (sender, snapshots) = mpsc::sync_channel(SNAPSHOTS * plan.threads);
         let worker = |(thread, wait)| {
-            let (clock, payload) = (coordination.clock, payload.clone());
-            let connections = Connections::new(plan, thread, clock, payload);
+            let payload = payload.clone();
             let reporter = Reporter::new(thread, plan.interval, sender.clone());
-            Worker::new(wait, Arc::clone(&coordination), connections, reporter)
+            let shared = (Arc::clone(&coordination), reporter);
+            if plan.is_udp() {
+                task::<DatagramClient<UdpSocket>>(plan, wait, payload, shared)
+            } else {
+                task::<Client<Socket>>(plan, wait, payload, shared)
+            }
         };
         let workers = waits.into_iter().enumerate().map(worker).collect::<io::Result<_>>()?;
         Ok(Run { plan: plan.clone(), workers, coordination, snapshots })
@@ -96,10 +109,10 @@ impl Run {
         Ok(Results { intervals, ..self.results(finished) })
     }
 
-    fn start(&self, worker: Worker) -> io::Result<JoinHandle<io::Result<Finished>>> {
+    fn start(&self, worker: Task) -> io::Result<JoinHandle<io::Result<Finished>>> {
         let guard = StopUnlessFinished { stopper: self.stopper(), finished: false };
         thread::Builder::new().name("load".into()).spawn(move || {
-            let finished = worker.run()?;
+            let finished = worker()?;
             guard.finish();
             Ok(finished)
         })
@@ -131,6 +144,18 @@ impl Run {
         debug_assert!(results.is_complete(), "messages are missing: {:?}", results.messages);
         results
     }
+}
+
+/// Returns a loop that drives clients of the type `C`.
+fn task<C: Connect + Send + 'static>(
+    plan: &Plan,
+    wait: Wait,
+    payload: Payload,
+    (coordination, reporter): (Arc<Coordination>, Reporter),
+) -> io::Result<Task> {
+    let connections = Connections::<C>::new(plan, reporter.thread, coordination.clock, payload);
+    let worker = Worker::new(wait, coordination, connections, reporter)?;
+    Ok(Box::new(|| worker.run()))
 }
 
 impl fmt::Debug for Run {

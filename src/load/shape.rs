@@ -8,6 +8,9 @@ use crate::protocol::{Kind, Prefix};
 /// Most bytes of a message: 1 GiB.
 const MAX_LENGTH: u64 = 1024 * 1024 * 1024;
 
+/// Most bytes of a datagram: what IPv4 leaves for it.
+pub(super) const MAX_DATAGRAM: u64 = 65_507;
+
 /// Length of the messages of a kind that does not determine it.
 const DEFAULT_LENGTH: u64 = 64;
 
@@ -84,6 +87,18 @@ impl Shape {
             return Err(format!("length must be from {least} to {most} bytes with {framing}"));
         }
         Ok(shape)
+    }
+
+    /// Returns the shape of datagrams, which need no framing and can be empty.
+    ///
+    /// # Errors
+    /// There are no such datagrams. The text begins with the name of the setting.
+    pub fn datagrams(lengths: Option<RangeInclusive<u64>>) -> Result<Shape, String> {
+        let (min, max) = lengths.unwrap_or(DEFAULT_LENGTH..=DEFAULT_LENGTH).into_inner();
+        if min > max || max > MAX_DATAGRAM {
+            return Err(format!("length must be from 0 to {MAX_DATAGRAM} bytes with UDP"));
+        }
+        Ok(Shape { framing: Kind::Raw, min, max })
     }
 
     /// Returns how the messages are delimited.
@@ -187,6 +202,14 @@ mod tests {
             let shape = shape(framing, lengths).expect(framing);
             assert_eq!(shape.to_string(), expected, "{framing}");
         }
+    }
+
+    #[test]
+    fn datagrams_can_be_empty_and_have_a_largest_length() {
+        assert!(Shape::datagrams(Some(0..=65_507)).is_ok());
+        assert_eq!(Shape::datagrams(None), Ok(Shape::default()));
+        let error = Shape::datagrams(Some(0..=65_508)).expect_err("too large");
+        assert!(error.starts_with("length must be from 0 to 65507 bytes"), "{error}");
     }
 
     #[test]

@@ -20,8 +20,8 @@ Exit codes, the first that applies:
   2    usage
   3    bytes came back wrong
   130  interrupted
-  1    a connection failed or was lost, or a message timed out; or it could
-       not start, or not write its report
+  1    a connection failed or was lost, or a message or datagram did not come
+       back in time; or it could not start, or not write its report
   99   a --fail-if is true
   0    all that was sent came back";
 
@@ -31,8 +31,8 @@ Exit codes, the first that applies:
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 pub struct Options {
-    /// tcp://HOST:PORT, where PORT is a number or the name of a service, just HOST:PORT, or unix:PATH;
-    /// the addresses of a name are tried in turn
+    /// tcp://HOST:PORT, where PORT is a number or the name of a service, just HOST:PORT,
+    /// udp://HOST:PORT, or unix:PATH; the addresses of a name are tried in turn
     #[arg(value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:65432")]
     pub target: Endpoint,
 
@@ -55,8 +55,8 @@ pub struct Options {
     pub threads: usize,
 
     /// Number of bytes of a message with its header or its newline; or a range like 16..4KiB, in which
-    /// each message has a random length. The seed determines the lengths [default: 64, or what the
-    /// framing determines]
+    /// each message has a random length. The seed determines the lengths. A datagram may have 0 to 65507
+    /// bytes [default: 64, or what the framing determines]
     #[arg(short, long, value_name = "SIZE", value_parser = units::sizes)]
     pub length: Option<RangeInclusive<usize>>,
 
@@ -97,8 +97,8 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     pub warm_up: Duration,
 
-    /// Close a connection when its connect, or a message from when it was sent, takes longer; 0 is
-    /// never. After the time of -d, messages are waited for no longer than this, or 10s
+    /// Close a connection when its connect, or a message from when it was sent, takes longer; a datagram
+    /// is given up instead, and its socket goes on; 0 is never. After the time of -d, messages are waited for no longer than this, or 10s
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
     pub timeout: Duration,
 

@@ -11,7 +11,7 @@ use crate::load::plan::{Plan, Stop};
 use crate::load::results::histogram::{Summary, micros};
 use crate::load::results::report::{Report, Verdict};
 use crate::load::results::series::Interval;
-use crate::load::results::statistics::{Corruption, Messages};
+use crate::load::results::statistics::{Corruption, Datagrams, Messages};
 
 /// Writes a report as one line.
 ///
@@ -55,6 +55,8 @@ struct Document<'a> {
     elapsed_s: f64,
     connections: Connections,
     messages: Messages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datagrams: Option<Datagrams>,
     throughput: Throughput,
     latency_us: Summary,
     service_us: Summary,
@@ -142,6 +144,7 @@ impl<'a> Document<'a> {
                 lost: connections.lost,
             },
             messages: results.messages,
+            datagrams: results.datagrams,
             throughput: Throughput {
                 messages_per_s: results.rate(),
                 bytes_per_s: results.byte_rate(),

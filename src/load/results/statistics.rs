@@ -18,6 +18,8 @@ pub struct Statistics {
     pub messages: Messages,
     /// Numbers of connections.
     pub connections: Connections,
+    /// Numbers of datagrams, if the target is UDP.
+    pub datagrams: Datagrams,
     /// Latencies of the messages.
     pub latencies: Latencies,
     /// Times of the connects that succeeded, in the whole run.
@@ -42,9 +44,10 @@ pub struct Messages {
     pub echoed: u64,
     /// Number of messages that came back wrong, in the whole run. The first one ends its connection.
     pub corrupt: u64,
-    /// Number of messages that did not come back in time, or could not be sent in time.
+    /// Number of messages that did not come back in time, or could not be sent in time. Datagrams that
+    /// never came back are lost instead.
     pub timed_out: u64,
-    /// Number of messages whose connection was lost.
+    /// Number of messages whose connection was lost, and of datagrams that never came back.
     pub lost: u64,
     /// Number of messages that came back in the whole run.
     #[serde(skip)]
@@ -53,12 +56,24 @@ pub struct Messages {
     /// made of these.
     #[serde(skip)]
     pub arrived: u64,
-    /// Number of their bytes.
+    /// Number of bytes that came back in the measured time, if the lengths of the messages vary.
     #[serde(skip)]
     pub arrived_bytes: u64,
     /// When the last of those arrived.
     #[serde(skip)]
     pub(crate) last_arrival: Nanos,
+}
+
+/// Numbers of datagrams that a network did not simply carry. Those that it lost are lost messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Datagrams {
+    /// Number of datagrams that came back after they were given up. They are messages that timed out.
+    pub late: u64,
+    /// Number of datagrams that came back more than once, counted each time, in the whole run.
+    pub duplicate: u64,
+    /// Number of datagrams that came back before an older one, in the whole run.
+    pub reordered: u64,
 }
 
 /// Numbers of connections in the whole run.
@@ -141,6 +156,9 @@ impl Statistics {
         messages.arrived += others.arrived;
         messages.arrived_bytes += others.arrived_bytes;
         messages.last_arrival = messages.last_arrival.max(others.last_arrival);
+        self.datagrams.late += other.datagrams.late;
+        self.datagrams.duplicate += other.datagrams.duplicate;
+        self.datagrams.reordered += other.datagrams.reordered;
         self.connections.established += other.connections.established;
         self.connections.failed += other.connections.failed;
         self.connections.lost += other.connections.lost;

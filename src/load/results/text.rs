@@ -7,6 +7,7 @@ use crate::load::plan::{Plan, Stop};
 use crate::load::results::histogram::{Summary, micros};
 use crate::load::results::report::{Report, Verdict};
 use crate::load::results::series::Interval;
+use crate::load::results::statistics::Datagrams;
 use crate::load::results::whole_run::Results;
 use crate::protocol::Kind;
 
@@ -93,6 +94,9 @@ fn counts(out: &mut impl Write, results: &Results) -> io::Result<()> {
         "messages     {} sent, {} echoed, {} corrupt, {} timed out, {} lost",
         messages.sent, messages.echoed, messages.corrupt, messages.timed_out, messages.lost
     )?;
+    if let Some(Datagrams { late, duplicate, reordered, .. }) = results.datagrams {
+        writeln!(out, "datagrams    {late} late, {duplicate} duplicate, {reordered} reordered")?;
+    }
     let rate = results.rate();
     writeln!(
         out,

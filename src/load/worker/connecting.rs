@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use mio::{Registry, Token};
 
-use crate::load::client::Client;
 use crate::load::messages::Load;
+use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
 use crate::load::worker::workload::Stage;
 use crate::net::deadline::after;
@@ -16,7 +16,7 @@ use crate::net::ready;
 /// connect that is dropped there waits for a second before its next try.
 const MAX_CONNECTING: usize = 128;
 
-impl Connections {
+impl<C: Connect> Connections<C> {
     /// Returns whether no connection is made or waits to be made.
     pub(super) fn are_all_made(&self) -> bool {
         self.connect_queue.slots.is_empty() && self.workload.connecting == 0
@@ -82,13 +82,13 @@ impl Connections {
         let begun = self.workload.now();
         let number = self.connect_queue.next_number();
         let target = state.failed_connects % self.connector.targets();
-        let mut stream = self.connector.connect(target, number)?;
+        let mut socket = C::connect(&self.connector, target, number)?;
         let entry = self.clients.vacant_entry();
         let key = entry.key();
-        registry.register(&mut stream, Token(key), ready::interest())?;
+        registry.register(&mut socket, Token(key), ready::interest())?;
         // Every connection has its own stream of bytes, the later ones of a slot too.
         let payload = &self.context.payload;
-        let client = Client::new(stream, slot, payload.start(number), begun);
+        let client = C::new(socket, slot, payload.start(number), begun);
         entry.insert(match state.message {
             Some(due) => client.for_one(due, payload),
             None => client,

@@ -6,26 +6,25 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::load::client::Client;
 use crate::load::clock::{Clock, Moment, Nanos};
 use crate::load::messages::{ClientOptions, Context, Load, Next};
 use crate::load::payload::Payload;
 use crate::load::plan::Plan;
+use crate::load::worker::connect::Connect;
 use crate::load::worker::connector::{ConnectQueue, Connector};
 use crate::load::worker::workload::{Stage, Workload};
 use crate::net::deadline::Deadlines;
 use crate::net::ready::{Progress, Readiness};
-use crate::net::socket::Socket;
 
 /// Most messages that one turn sends because they are due.
 const DUE_BUDGET: usize = 1024;
 
 /// The clients of a loop, with what they need to be driven, to begin and to end.
 #[derive(Debug)]
-pub(crate) struct Connections {
+pub(crate) struct Connections<C> {
     pub(super) workload: Workload,
     pub(super) context: Context,
-    pub(super) clients: Slab<Client<Socket>>,
+    pub(super) clients: Slab<C>,
     /// Clients that can go on without an event, each once, and no others.
     pub(super) run_queue: VecDeque<usize>,
     pub(super) connect_queue: ConnectQueue,
@@ -39,8 +38,13 @@ pub(crate) struct Connections {
     pub(super) now: Moment,
 }
 
-impl Connections {
-    pub(crate) fn new(plan: &Plan, thread: usize, clock: Clock, payload: Payload) -> Connections {
+impl<C: Connect> Connections<C> {
+    pub(crate) fn new(
+        plan: &Plan,
+        thread: usize,
+        clock: Clock,
+        payload: Payload,
+    ) -> Connections<C> {
         let Plan { pipeline, half_close, .. } = *plan;
         let options = ClientOptions { pipeline, half_close };
         Connections {

@@ -6,11 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mio::net::{TcpStream, UnixStream};
+use mio::net::{TcpStream, UdpSocket, UnixStream};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, Socket as Unconnected, Type};
+use socket2::{Domain, SockAddr, Socket as Unconnected, Type};
 
-use crate::load::client::ConnectingStream;
 use crate::load::clock::Nanos;
 use crate::load::plan::Plan;
 use crate::net::address::Address;
@@ -26,7 +25,7 @@ const LOOPBACK_SOURCES: u64 = 250;
 
 /// The addresses that connections are made from and to.
 #[derive(Debug)]
-pub(super) struct Connector {
+pub(crate) struct Connector {
     targets: Vec<Address>,
     sources: Vec<IpAddr>,
     /// Number of addresses 127.0.0.x that had no free port.
@@ -52,20 +51,27 @@ impl Connector {
     /// socket is full: no event tells when it has room again (connect(2), `EAGAIN`).
     pub(super) fn connect(&self, target: usize, count: u64) -> io::Result<Socket> {
         match &self.targets[target] {
-            Address::Tcp(target) => self.connect_tcp(*target, count).map(Socket::Tcp),
-            Address::Udp(_) => {
-                let reason = "the load tester knows streams only";
-                Err(io::Error::new(ErrorKind::Unsupported, reason))
+            Address::Tcp(target) => {
+                let socket = self.connect_ip(*target, Type::STREAM, count)?;
+                Ok(Socket::Tcp(TcpStream::from_std(socket.into())))
             }
             Address::Unix(path) => connect_unix(path).map(Socket::Unix),
+            Address::Udp(_) => Err(ErrorKind::Unsupported.into()),
         }
     }
 
-    fn connect_tcp(&self, target: SocketAddr, count: u64) -> io::Result<TcpStream> {
-        let domain = Domain::for_address(target);
-        let socket = Unconnected::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    /// Returns a UDP socket that is connected to the target with this index.
+    pub(super) fn connect_udp(&self, target: usize, count: u64) -> io::Result<UdpSocket> {
+        let target = self.targets[target].as_udp().ok_or(ErrorKind::Unsupported)?;
+        Ok(UdpSocket::from_std(self.connect_ip(target, Type::DGRAM, count)?.into()))
+    }
+
+    fn connect_ip(&self, target: SocketAddr, kind: Type, count: u64) -> io::Result<Unconnected> {
+        let socket = Unconnected::new(Domain::for_address(target), kind, None)?;
         socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
+        if kind == Type::STREAM {
+            socket.set_tcp_nodelay(true)?;
+        }
         if let Some(source) = self.source(target.ip(), count) {
             choose_port_at_connect(&socket)?;
             socket.bind(&SocketAddr::new(source, 0).into()).map_err(|e| {
@@ -73,19 +79,23 @@ impl Connector {
             })?;
         }
         match socket.connect(&target.into()) {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            Err(e) if e.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
-            Err(e) => return Err(e),
+            Err(e)
+                if e.kind() != ErrorKind::WouldBlock
+                    && e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) =>
+            {
+                Err(e)
+            }
+            _ => Ok(socket),
         }
-        Ok(TcpStream::from_std(socket.into()))
     }
 
     /// Moves on to the next source address after one that had no free port, and returns whether there
     /// is one. Ports in `TIME_WAIT`, from earlier runs too, are not free.
     pub(super) fn use_next_source(&mut self) -> bool {
         self.used_up += 1;
-        let loopback = |target: &Address| target.as_tcp().is_some_and(|t| t.ip().is_loopback());
+        let loopback = |target: &Address| {
+            target.as_tcp().or(target.as_udp()).is_some_and(|t| t.ip().is_loopback())
+        };
         let loopback = self.targets.iter().any(loopback);
         self.sources.is_empty() && loopback && self.used_up < LOOPBACK_SOURCES
     }
@@ -121,39 +131,12 @@ fn choose_port_at_connect(socket: &Unconnected) -> io::Result<()> {
     Ok(())
 }
 
-impl ConnectingStream for Socket {
-    fn is_connected(&self) -> io::Result<bool> {
-        match self {
-            Socket::Tcp(stream) => is_connected(stream),
-            // The connect of a Unix socket is complete when it returns.
-            Socket::Unix(_) => Ok(true),
-        }
-    }
-}
-
-fn is_connected(stream: &TcpStream) -> io::Result<bool> {
-    if let Some(e) = stream.take_error()? {
-        return Err(e);
-    }
-    match stream.peer_addr() {
-        // On loopback, a connect to a port that nobody listens on can choose that port as its own. It
-        // is then connected to itself, and looks like an echo server.
-        Ok(peer) if peer == stream.local_addr()? => {
-            let why = "connected to itself: nobody listens there";
-            Err(io::Error::new(ErrorKind::AddrInUse, why))
-        }
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
 /// How long to wait before another connect to a full backlog.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(2);
 
 /// Slots in the order in which they connect, at a rate if the plan gives one.
 #[derive(Debug)]
-pub(super) struct ConnectQueue {
+pub(crate) struct ConnectQueue {
     pub(super) slots: VecDeque<usize>,
     /// Number of connects that were begun.
     pub(super) begun: u64,

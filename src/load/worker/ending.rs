@@ -2,11 +2,13 @@
 
 use std::io::{self, ErrorKind};
 
+use crate::load::clock::Nanos;
 use crate::load::fault::Fault;
 use crate::load::messages::{Failure, Load};
 use crate::load::results::statistics::error_name;
+use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
-use crate::load::worker::workload::Stage;
+use crate::load::worker::workload::{Stage, Workload};
 use crate::net::deadline::after;
 
 /// Number of faults that are examined, which takes some milliseconds each. A server that makes more
@@ -16,7 +18,7 @@ const EXAMINED: u64 = 16;
 /// Most connects of a slot, if it was connected to itself each time.
 const SELF_CONNECTS: usize = 10;
 
-impl Connections {
+impl<C: Connect> Connections<C> {
     /// An established connection has ended, with an error or without. The next message of its slot has
     /// another connection, if every message has its own.
     pub(super) fn ended(&mut self, key: usize) {
@@ -98,19 +100,16 @@ impl Connections {
     }
 
     fn corrupt(&mut self, key: usize, got: &[u8]) {
-        let client = &self.clients[key];
-        let connection = |slot: usize| self.workload.slots[slot].position.connection();
-        let (at, number) = (client.received(), connection(client.slot()));
+        let connection = |client: &C| self.workload.slots[client.slot()].position.connection();
+        let (client, payload) = (&self.clients[key], &self.context.payload);
+        let (number, offset) = (connection(client), client.received_bytes());
         let fault = if self.workload.statistics.messages.corrupt >= EXAMINED {
             Fault::Unknown
-        } else if at.offset() >= client.sent() {
-            Fault::Surplus(got.len() as u64)
         } else {
             let others = self.clients.iter().filter(|&(other, _)| other != key);
-            let others = others.map(|(_, client)| (connection(client.slot()), client.received()));
-            Fault::diagnose(&self.context.payload, at, client.sent(), got, others)
+            client.diagnose(payload, got, others.map(|(_, other)| (connection(other), other)))
         };
-        self.workload.statistics.count_corruption(number, at.offset(), fault);
+        self.workload.statistics.count_corruption(number, offset, fault);
     }
 
     /// Ends the connections that have waited for the peer for longer than the timeout.
@@ -123,8 +122,38 @@ impl Connections {
                 self.deadlines.schedule(key, due);
                 continue;
             }
-            self.give_up(key);
+            if !self.give_up_messages(key) {
+                self.give_up(key);
+            }
         }
+    }
+
+    /// Gives up the messages of a client that are overdue, and returns whether it goes on without
+    /// them.
+    fn give_up_messages(&mut self, key: usize) -> bool {
+        let now = self.now.nanos;
+        let timeout = self.timeout.unwrap_or_default().as_nanos() as Nanos;
+        if !self.lose_messages(key, now.saturating_sub(timeout) + 1) {
+            return false;
+        }
+        // For the next message in flight.
+        self.deadlines.schedule(key, Some(self.now.instant));
+        if !self.clients[key].is_runnable() {
+            self.drive(key, now);
+        }
+        true
+    }
+
+    /// Counts the messages of a client that were sent before a time as lost, if it can go on without
+    /// them.
+    fn lose_messages(&mut self, key: usize, sent_before: Nanos) -> bool {
+        let Some(due_times) = self.clients[key].give_up(sent_before) else { return false };
+        let Workload { statistics, schedule, .. } = &mut self.workload;
+        for due in due_times {
+            statistics.messages.lost += u64::from(schedule.is_measured(due));
+            statistics.count_error("datagram not back in time");
+        }
+        true
     }
 
     fn give_up(&mut self, key: usize) {
@@ -132,7 +161,10 @@ impl Connections {
         if client.is_connecting() {
             return self.failed(key, Failure::Connect(ErrorKind::TimedOut.into()));
         }
-        if client.in_flight().next().is_some() {
+        if self.lose_messages(key, Nanos::MAX) {
+            return self.ended(key);
+        }
+        if self.clients[key].in_flight().next().is_some() {
             self.workload.statistics.messages.timed_out += self.in_flight(key);
             self.workload.statistics.count_error("message timed out");
         } else {

@@ -10,6 +10,7 @@ use crate::load::clock::Nanos;
 use crate::load::coordination::Coordination;
 use crate::load::messages::Load;
 use crate::load::worker::alarm::Alarm;
+use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
 use crate::load::worker::reporter::Reporter;
 use crate::load::worker::usage::Usage;
@@ -43,11 +44,11 @@ enum Phase {
 
 /// One loop of the load.
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub(crate) struct Worker<C> {
     wait: Wait,
     alarm: Alarm,
     coordination: Arc<Coordination>,
-    connections: Connections,
+    connections: Connections<C>,
     phase: Phase,
     reporter: Reporter,
     /// What this thread had used when the messages began.
@@ -68,13 +69,13 @@ pub(crate) fn waker(wait: &Wait) -> io::Result<Waker> {
     Waker::new(wait.registry(), WAKER)
 }
 
-impl Worker {
+impl<C: Connect> Worker<C> {
     pub(crate) fn new(
         wait: Wait,
         coordination: Arc<Coordination>,
-        connections: Connections,
+        connections: Connections<C>,
         reporter: Reporter,
-    ) -> io::Result<Worker> {
+    ) -> io::Result<Worker<C>> {
         Ok(Worker {
             alarm: Alarm::new(wait.registry(), ALARM)?,
             wait,

@@ -5,6 +5,7 @@
 //! Below those, [`workload`] gives out the messages and counts them.
 
 mod alarm;
+pub(crate) mod connect;
 mod connecting;
 pub(crate) mod connections;
 mod connector;

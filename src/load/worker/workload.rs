@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use crate::load::clock::{Clock, Nanos};
-use crate::load::messages::{InFlight, Load, Next};
+use crate::load::messages::{InFlight, Load, Next, Stray};
 use crate::load::plan::Plan;
 use crate::load::results::statistics::Statistics;
 use crate::load::schedule::{Position, Schedule};
@@ -195,17 +195,37 @@ impl Load for Workload {
         self.skip_past(slot, now);
     }
 
-    fn echoed(&mut self, message: InFlight, length: u64, now: Nanos) {
+    fn echoed(&mut self, message: InFlight, now: Nanos) {
         let messages = &mut self.statistics.messages;
         messages.returned += 1;
         if self.schedule.is_measured_arrival(now) {
             messages.arrived += 1;
-            messages.arrived_bytes += length;
             messages.last_arrival = now;
         }
         if self.schedule.is_measured(message.due) {
             messages.echoed += 1;
             self.statistics.latencies.record(message, now);
+        }
+    }
+
+    #[cold]
+    fn received(&mut self, bytes: usize, now: Nanos) {
+        if self.schedule.is_measured_arrival(now) {
+            self.statistics.messages.arrived_bytes += bytes as u64;
+        }
+    }
+
+    fn stray(&mut self, stray: Stray) {
+        let Statistics { messages, datagrams, .. } = &mut self.statistics;
+        match stray {
+            Stray::Reordered => datagrams.reordered += 1,
+            Stray::Duplicate => datagrams.duplicate += 1,
+            Stray::Late { due } if self.schedule.is_measured(due) => {
+                datagrams.late += 1;
+                messages.lost -= 1;
+                messages.timed_out += 1;
+            }
+            Stray::Late { .. } => {}
         }
     }
 
