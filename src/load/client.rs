@@ -179,12 +179,34 @@ impl<S: ConnectingStream> Client<S> {
         n: usize,
         load: &mut impl Load,
     ) -> Result<(), Failure> {
-        let (got, now) = (&context.chunk[..n], self.last_progress);
-        let right = self.pipeline.take(&context.payload, got, |message| load.echoed(message, now));
-        if context.payload.has_random_lengths() {
-            load.received(right, now);
+        match self.pipeline.take_plain(&context.payload, &context.chunk[..n]) {
+            Some(whole) => self.count(whole, load),
+            None => self.compare_any(context, n, load)?,
         }
-        if right < n { Err(corrupt(&got[right..])) } else { Ok(()) }
+        Ok(())
+    }
+
+    #[cold]
+    fn compare_any(
+        &mut self,
+        context: &Context,
+        n: usize,
+        load: &mut impl Load,
+    ) -> Result<(), Failure> {
+        let got = &context.chunk[..n];
+        let (right, whole) = self.pipeline.take_any(&context.payload, got);
+        self.count(whole, load);
+        if context.payload.has_random_lengths() {
+            load.received(right, self.last_progress);
+        }
+        if right < n { Err(Failure::Corrupt(got[right..].into())) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn count(&mut self, whole: u64, load: &mut impl Load) {
+        while let Some(message) = self.pipeline.pop_whole(whole) {
+            load.echoed(message, self.last_progress);
+        }
     }
 }
 
@@ -278,9 +300,4 @@ impl<S: ConnectingStream> Driven for Client<S> {
     fn give_up(&mut self, _: Nanos) -> Option<Vec<Nanos>> {
         None
     }
-}
-
-#[cold]
-fn corrupt(got: &[u8]) -> Failure {
-    Failure::Corrupt(got.into())
 }

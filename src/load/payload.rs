@@ -200,24 +200,17 @@ impl Payload {
         part.iter_mut().zip(rest).for_each(|(byte, header)| *byte = *header);
     }
 
-    /// Moves a cursor over bytes that came back, up to the first one that is wrong. Returns the number
-    /// of right bytes, and of whole messages before the cursor.
+    /// Moves a cursor over bytes that came back, and returns the number of whole messages before it. This
+    /// is the usual case, which has to be fast. `None`, and nothing is moved, where the case is another
+    /// one: the messages are not plain, a byte is wrong, or the bytes reach into the next block.
     #[inline]
-    pub fn check(&self, at: &mut Cursor, got: &[u8]) -> (usize, u64) {
-        if let Some(length) = self.plain_length
-            && self.noise.rest(&at.place).starts_with(got)
-        {
-            at.place.advance(got.len());
-            return (got.len(), at.offset() / length);
+    pub(super) fn pass_plain(&self, at: &mut Cursor, got: &[u8]) -> Option<u64> {
+        let length = self.plain_length?;
+        if !self.noise.rest(&at.place).starts_with(got) {
+            return None;
         }
-        self.check_any(at, got)
-    }
-
-    #[cold]
-    fn check_any(&self, at: &mut Cursor, got: &[u8]) -> (usize, u64) {
-        let right = self.count_right(at, got);
-        self.advance(at, right);
-        (right, self.whole(at))
+        at.place.advance(got.len());
+        Some(at.offset() / length)
     }
 
     /// Returns how many of the bytes, from the first on, are those that follow a place.

@@ -58,25 +58,37 @@ impl Pipeline {
         self.unsent -= n as u64;
     }
 
-    /// Takes bytes that came back, and returns how many of them, from the first on, are right. Bytes
-    /// behind all that was sent are not. `echoed` is called with each message that has come back whole.
+    /// Takes bytes that came back, in the usual case; see [`Payload::pass_plain`]. Returns the number of
+    /// whole messages that have come back.
     #[inline]
-    pub(super) fn take(
-        &mut self,
-        payload: &Payload,
-        got: &[u8],
-        mut echoed: impl FnMut(InFlight),
-    ) -> usize {
-        let outstanding = self.sent.offset() - self.received.offset();
-        let expected = &got[..outstanding.min(got.len() as u64) as usize];
-        let (right, whole) = payload.check(&mut self.received, expected);
-        while self.echoed < whole
-            && let Some(message) = self.in_flight.pop_front()
-        {
-            echoed(message);
-            self.echoed += 1;
+    pub(super) fn take_plain(&mut self, payload: &Payload, got: &[u8]) -> Option<u64> {
+        if got.len() as u64 > self.outstanding() {
+            return None;
         }
-        right
+        payload.pass_plain(&mut self.received, got)
+    }
+
+    /// Takes bytes that came back, up to the first one that is wrong. Bytes behind all that was sent are
+    /// wrong. Returns how many are right, and the number of whole messages that have come back.
+    pub(super) fn take_any(&mut self, payload: &Payload, got: &[u8]) -> (usize, u64) {
+        let expected = &got[..self.outstanding().min(got.len() as u64) as usize];
+        let right = payload.count_right(&self.received, expected);
+        payload.advance(&mut self.received, right);
+        (right, payload.whole(&self.received))
+    }
+
+    fn outstanding(&self) -> u64 {
+        self.sent.offset() - self.received.offset()
+    }
+
+    /// Takes the next message, if fewer than `whole` messages were taken.
+    #[inline]
+    pub(super) fn pop_whole(&mut self, whole: u64) -> Option<InFlight> {
+        if self.echoed >= whole {
+            return None;
+        }
+        self.echoed += 1;
+        self.in_flight.pop_front()
     }
 
     /// Returns whether the bytes and the messages agree, as they do after every drive.

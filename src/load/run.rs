@@ -110,7 +110,7 @@ impl Run {
     }
 
     fn start(&self, worker: Task) -> io::Result<JoinHandle<io::Result<Finished>>> {
-        let guard = StopUnlessFinished { stopper: self.stopper(), finished: false };
+        let guard = StopUnlessFinished(Some(self.stopper()));
         thread::Builder::new().name("load".into()).spawn(move || {
             let finished = worker()?;
             guard.finish();
@@ -166,21 +166,18 @@ impl fmt::Debug for Run {
 
 /// Stops the other loops if one is not started, fails or panics: they would wait for it at the start.
 #[derive(Debug)]
-struct StopUnlessFinished {
-    stopper: Stopper,
-    finished: bool,
-}
+struct StopUnlessFinished(Option<Stopper>);
 
 impl StopUnlessFinished {
     fn finish(mut self) {
-        self.finished = true;
+        self.0 = None;
     }
 }
 
 impl Drop for StopUnlessFinished {
     fn drop(&mut self) {
-        if !self.finished {
-            self.stopper.stop();
+        if let Some(stopper) = &self.0 {
+            stopper.stop();
         }
     }
 }
