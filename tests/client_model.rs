@@ -8,30 +8,63 @@ use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
 use std::panic;
 use std::rc::Rc;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use Action::{Close, Due, Echo, Hint, Stop, Surplus, Take, Turn};
 use echoloop::load::client::{Client, ConnectingStream};
 use echoloop::load::clock::Nanos;
-use echoloop::load::context::{ClientOptions, Context};
-use echoloop::load::messages::{Failure, InFlight, Load, Next};
-use echoloop::load::payload::{Cursor, Payload};
+use echoloop::load::messages::{ClientOptions, Context, Driven, Failure, InFlight, Load, Next};
+use echoloop::load::noise::Noise;
+use echoloop::load::payload::Payload;
+use echoloop::load::shape::Shape;
 use echoloop::net::nonblocking::Stream;
 use echoloop::net::ready::{Progress, Readiness};
 use proptest::prelude::*;
 
-/// What `src/load/context.rs` promises, under the same name.
+/// What `src/load/messages.rs` promises, under the same name.
 const CHUNK: usize = 65_536;
 
 const SEED: u64 = 5;
 const MIB: usize = 1024 * 1024;
 
-/// What the client has to send.
-static STREAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let (payload, mut bytes) = (Payload::new(SEED), vec![0; 4 * MIB]);
-    payload.fill(Cursor::new(payload.key(0)), &mut bytes);
-    bytes
-});
+/// Most messages of a script.
+const MESSAGES: usize = 200;
+
+/// It takes longer to make than any script to run.
+static NOISE: LazyLock<Arc<Noise>> = LazyLock::new(|| Arc::new(Noise::new(SEED)));
+
+/// What the client has to send: its bytes, and the offsets at which its messages begin.
+#[derive(Default)]
+struct Script {
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+}
+
+impl Script {
+    fn new(payload: &Payload, setup: &Setup) -> Script {
+        let most = usize::try_from(setup.lengths.1).expect("small") * MESSAGES;
+        let mut bytes = vec![0; most.clamp(4096, 4 * MIB)];
+        payload.fill(payload.start(0), &mut bytes);
+        let mut starts = vec![0];
+        let mut end = 0;
+        while end < bytes.len() {
+            end += usize::try_from(payload.length(&payload.start(0), starts.len() as u64 - 1))
+                .expect("small");
+            starts.push(end);
+        }
+        Script { bytes, starts }
+    }
+
+    /// Number of messages that begin before this offset.
+    fn begun(&self, offset: usize) -> usize {
+        self.starts.partition_point(|&start| start < offset)
+    }
+
+    /// Number of messages that end at this offset or before.
+    fn whole(&self, offset: usize) -> usize {
+        self.starts.partition_point(|&start| start <= offset) - 1
+    }
+}
 
 /// What a script is made of: what the server does, what the load does, and what the loop does.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +89,9 @@ enum Action {
 
 #[derive(Debug, Clone, Copy)]
 struct Setup {
+    framing: &'static str,
+    /// The smallest and the largest message.
+    lengths: (u64, u64),
     options: ClientOptions,
     /// What the kernel holds of what the client sends, the server of what it got, and the kernel of
     /// what the server sends.
@@ -67,13 +103,29 @@ struct Setup {
     seed: u64,
 }
 
-const fn options(length: u64, pipeline: usize, half_close: bool) -> ClientOptions {
-    ClientOptions { length, pipeline, half_close }
+const fn options(pipeline: usize, half_close: bool) -> ClientOptions {
+    ClientOptions { pipeline, half_close }
+}
+
+impl Setup {
+    fn payload(&self) -> Payload {
+        let kind = self.framing.parse().expect("a framing");
+        let shape = Shape::new(kind, Some(self.lengths.0..=self.lengths.1));
+        Payload::new(Arc::clone(&NOISE), shape.expect("a shape"))
+    }
 }
 
 /// Messages of three bytes through pipes of four.
-const NARROW: Setup =
-    Setup { options: options(3, 2, false), room: 4, hold: 4, window: 4, flip: None, seed: 0 };
+const NARROW: Setup = Setup {
+    framing: "raw",
+    lengths: (3, 3),
+    options: options(2, false),
+    room: 4,
+    hold: 4,
+    window: 4,
+    flip: None,
+    seed: 0,
+};
 
 impl Default for Setup {
     fn default() -> Setup {
@@ -102,6 +154,7 @@ impl Dice {
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct World {
     setup: Setup,
+    script: Rc<Script>,
     dice: Dice,
     clock: Nanos,
     /// When bytes last came.
@@ -139,11 +192,14 @@ struct World {
     /// The only message was taken on with the connect, which is part of its time.
     for_one: bool,
     echoed: usize,
+    /// Number of bytes that the load was told of, where the lengths vary.
+    counted: usize,
 }
 
 impl World {
-    fn length(&self) -> usize {
-        usize::try_from(self.setup.options.length).expect("small")
+    /// Number of bytes of the messages that were taken on.
+    fn started(&self) -> usize {
+        self.script.starts[self.messages.len()]
     }
 
     fn interrupted(&mut self) -> io::Result<()> {
@@ -166,7 +222,7 @@ impl World {
             return Err(ErrorKind::WouldBlock.into());
         }
         self.end_taken = n == 0;
-        buf[..n].copy_from_slice(&STREAM[self.taken..][..n]);
+        buf[..n].copy_from_slice(&self.script.bytes[self.taken..][..n]);
         if let Some(at) = self.setup.flip.and_then(|flip| flip.checked_sub(self.taken))
             && at < n
         {
@@ -181,9 +237,9 @@ impl World {
         assert!(self.told.writable, "send after a would-block, and no event");
         assert!(!self.our_end, "send after our end");
         assert_eq!(self.sends, 0, "a second send in one drive");
-        let owed = self.messages.len() * self.length() - self.sent;
+        let owed = self.started() - self.sent;
         assert_eq!(bytes.len(), owed.min(CHUNK), "what is owed is offered, in one call");
-        assert!(bytes == &STREAM[self.sent..][..bytes.len()], "other bytes are sent");
+        assert!(bytes == &self.script.bytes[self.sent..][..bytes.len()], "other bytes are sent");
         self.interrupted()?;
         self.sends += 1;
         let room = self.setup.room - (self.sent - self.got);
@@ -192,8 +248,8 @@ impl World {
             return Err(ErrorKind::WouldBlock.into());
         }
         let n = self.dice.cut(bytes.len().min(room));
-        let first = self.sent.div_ceil(self.length());
-        let last = (self.sent + n).div_ceil(self.length());
+        let first = self.script.begun(self.sent);
+        let last = self.script.begun(self.sent + n);
         for message in &mut self.messages[first..last] {
             *message = Some(self.clock);
         }
@@ -205,7 +261,7 @@ impl World {
         assert!(self.setup.options.half_close, "a half-close that was not asked for");
         assert!(!self.our_end, "our end is sent twice");
         assert!(self.said_never, "our end is sent before the last message");
-        assert_eq!(self.sent, self.messages.len() * self.length(), "our end is sent too early");
+        assert_eq!(self.sent, self.started(), "our end is sent too early");
         self.our_end = true;
         self.settle();
     }
@@ -317,9 +373,14 @@ impl Load for Meter {
         world.echoed += 1;
         assert_eq!(message.due, world.echoed as Nanos, "not the message that is back");
         assert_eq!(now, world.clock);
-        assert!(world.echoed * world.length() <= world.taken, "reported before it is back");
+        let end = world.script.starts[world.echoed];
+        assert!(end <= world.taken, "reported before it is back");
         let left = world.messages[world.echoed - 1];
         assert_eq!(Some(message.sent), left, "not when its first byte left");
+    }
+
+    fn received(&mut self, bytes: usize, _: Nanos) {
+        self.0.borrow_mut().counted += bytes;
     }
 
     fn now(&self) -> Nanos {
@@ -385,29 +446,48 @@ enum Outcome {
 /// One client, and what the loop does with it.
 struct Model<const SHORT: bool> {
     world: Rc<RefCell<World>>,
+    context: Rc<RefCell<Context>>,
     client: Client<Socket<SHORT>>,
     queued: bool,
     outcome: Option<Outcome>,
 }
 
 thread_local! {
-    /// The noise of a payload takes longer to make than any script to run.
-    static CONTEXT: RefCell<Context> = RefCell::new(Context::new(Payload::new(SEED), NARROW.options));
+    /// The last of them, with the framing and the lengths that they are of.
+    static LAST: RefCell<Option<Made>> = const { RefCell::new(None) };
+}
+
+struct Made(&'static str, (u64, u64), Rc<Script>, Rc<RefCell<Context>>);
+
+/// What the clients of this setup send. Many setups in a row send the same.
+fn make(setup: &Setup) -> (Rc<Script>, Rc<RefCell<Context>>) {
+    LAST.with_borrow_mut(|last| {
+        let made = last.take().filter(|made| (made.0, made.1) == (setup.framing, setup.lengths));
+        let Made(_, _, script, context) = last.insert(made.unwrap_or_else(|| {
+            let payload = setup.payload();
+            let script = Rc::new(Script::new(&payload, setup));
+            let context = Rc::new(RefCell::new(Context::new(payload, setup.options)));
+            Made(setup.framing, setup.lengths, script, context)
+        }));
+        context.borrow_mut().options = setup.options;
+        (Rc::clone(script), Rc::clone(context))
+    })
 }
 
 impl<const SHORT: bool> Model<SHORT> {
     fn new(setup: Setup) -> Self {
+        let (script, context) = make(&setup);
         let world = Rc::new(RefCell::new(World {
             setup,
+            script,
             dice: Dice(setup.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
             connects_in: 1 + setup.seed % 3,
             armed: Readiness::ALL,
             ..World::default()
         }));
         let socket = Socket(Rc::clone(&world));
-        let key = CONTEXT.with_borrow(|context| context.payload.key(0));
-        let client = Client::new(socket, 3, key, 0);
-        Model { world, client, queued: false, outcome: None }
+        let client = Client::new(socket, 3, context.borrow().payload.start(0), 0);
+        Model { world, context, client, queued: false, outcome: None }
     }
 
     fn world(&self) -> RefMut<'_, World> {
@@ -469,13 +549,10 @@ impl<const SHORT: bool> Model<SHORT> {
         }
         let mut world = self.world.borrow_mut();
         (world.clock, world.recvs, world.sends) = (world.clock + 1, 0, 0);
-        let (now, options) = (world.clock, world.setup.options);
+        let now = world.clock;
         drop(world);
         let mut meter = Meter(Rc::clone(&self.world));
-        let progress = CONTEXT.with_borrow_mut(|context| {
-            context.options = options;
-            self.client.drive(context, &mut meter, now)
-        });
+        let progress = self.client.drive(&mut self.context.borrow_mut(), &mut meter, now);
         let blocked = match progress {
             Ok(Progress::Blocked) => true,
             Ok(Progress::Again) => false,
@@ -500,13 +577,15 @@ impl<const SHORT: bool> Model<SHORT> {
         let world = self.world.borrow();
         assert_eq!(self.client.is_connecting(), !world.stands);
         assert_eq!(self.client.echoed(), world.echoed as u64);
-        assert_eq!(world.echoed, world.taken / world.length(), "back, and not reported");
+        assert_eq!(world.echoed, world.script.whole(world.taken), "back, and not reported");
         let may = world.setup.options.pipeline.min(world.due - world.echoed);
         let may = if world.stands || world.for_one { may } else { 0 };
         assert_eq!(world.messages.len() - world.echoed, may, "in flight");
-        let all_sent = world.sent == world.messages.len() * world.length();
+        let all_sent = world.sent == world.started();
         let ends = world.setup.options.half_close && world.said_never && all_sent;
         assert_eq!(world.our_end, ends, "our end is right behind the last byte");
+        let varies = world.setup.lengths.0 < world.setup.lengths.1;
+        assert_eq!(world.counted, if varies { world.taken } else { 0 }, "counted bytes");
         let since = match world.messages.get(world.echoed) {
             _ if !world.stands => Some(0),
             Some(left) => left.or(self.client.waiting_since()),
@@ -576,7 +655,7 @@ fn no_script_of_up_to_seven_actions_breaks_a_promise() {
         // Over the strict kernel, and over one that plays tricks.
         for (seed, half_close) in [0, number as u64 + 1].into_iter().zip([true, false]) {
             for half_close in [half_close, !half_close] {
-                let setup = Setup { options: options(3, 2, half_close), seed, ..NARROW };
+                let setup = Setup { options: options(2, half_close), seed, ..NARROW };
                 let kept = panic::catch_unwind(|| {
                     Model::<true>::new(setup).run(&script);
                     Model::<false>::new(setup).run(&script);
@@ -601,16 +680,22 @@ fn any_action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// Messages and pipes of about the same size.
+/// Messages and pipes of about the same size, of one length or of several.
 fn any_setup() -> impl Strategy<Value = Setup> {
-    let lengths = prop_oneof![Just((1..=7_u64, 1..=10_usize)), Just((50..=5000, 100..=20_000))];
+    const FRAMINGS: [&str; 5] = ["raw", "line", "length:ascii5", "length:u16", "length:u32"];
+    let pipes = prop_oneof![Just((7..=9_u64, 1..=10_usize)), Just((50..=5000, 100..=20_000))];
     let alike = |(length, pipe): (RangeInclusive<u64>, RangeInclusive<usize>)| {
-        (length, pipe.clone(), pipe.clone(), pipe)
+        (length.clone(), length, pipe.clone(), pipe.clone(), pipe)
     };
-    let setups = lengths.prop_flat_map(alike);
-    (setups, 1..=5_usize, any::<bool>(), any::<u64>()).prop_map(|(setups, pipeline, end, seed)| {
-        let (length, room, hold, window) = setups;
-        Setup { options: options(length, pipeline, end), room, hold, window, flip: None, seed }
+    let short = (1..=7_u64, 1..=7_u64, 1..=10_usize, 1..=10_usize, 1..=10_usize);
+    let raw = (Just("raw"), short, any::<bool>());
+    let framed = (prop::sample::select(&FRAMINGS[..]), pipes.prop_flat_map(alike), any::<bool>());
+    let sizes = prop_oneof![raw, framed];
+    (sizes, 1..=5_usize, any::<bool>(), any::<u64>()).prop_map(|(sizes, pipeline, end, seed)| {
+        let (framing, (one, other, room, hold, window), is_fixed) = sizes;
+        let lengths = (one.min(other), if is_fixed { one.min(other) } else { one.max(other) });
+        let options = options(pipeline, end);
+        Setup { framing, lengths, options, room, hold, window, flip: None, seed }
     })
 }
 
@@ -633,7 +718,7 @@ proptest! {
         script in proptest::collection::vec(any_action(), 1..20),
     ) {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-        let flip = (at * (messages * setup.options.length) as f64) as usize;
+        let flip = (at * make(&setup).0.starts[messages as usize] as f64) as usize;
         let setup = Setup { flip: Some(flip), ..setup };
         let script = [&[Due(messages)], &script[..]].concat();
         prop_assert_eq!(run(setup, &script), Outcome::Corrupt(flip as u64));
@@ -643,10 +728,16 @@ proptest! {
 #[test]
 fn a_message_larger_than_all_the_buffers_on_its_way_comes_back() {
     for half_close in [false, true] {
-        let narrow = Setup { options: options(300_000, 1, half_close), ..NARROW };
+        let narrow =
+            Setup { lengths: (300_000, 300_000), options: options(1, half_close), ..NARROW };
         let narrow = Setup { room: 1000, hold: 100, window: 1000, ..narrow };
         assert_eq!(run(narrow, &[Due(2)]), Outcome::Done);
-        let wide = Setup { options: options(MIB as u64, 3, half_close), seed: 1, ..NARROW };
+        let wide = Setup {
+            lengths: (MIB as u64, MIB as u64),
+            options: options(3, half_close),
+            seed: 1,
+            ..NARROW
+        };
         let wide = Setup { room: 100_000, hold: 65_536, window: 100_000, ..wide };
         assert_eq!(run(wide, &[Due(3)]), Outcome::Done);
     }
@@ -655,7 +746,7 @@ fn a_message_larger_than_all_the_buffers_on_its_way_comes_back() {
 #[test]
 fn an_end_before_all_is_back_is_lost_and_one_behind_it_is_not() {
     for half_close in [false, true] {
-        let setup = Setup { options: options(3, 2, half_close), ..NARROW };
+        let setup = Setup { options: options(2, half_close), ..NARROW };
         let served = [Take(9), Echo(9), Turn];
         let owes = [&[Turn, Due(2)], &served[..], &[Close, Turn]].concat();
         assert_eq!(run(setup, &owes), Outcome::Lost);
@@ -670,7 +761,7 @@ fn an_end_before_all_is_back_is_lost_and_one_behind_it_is_not() {
 #[test]
 fn a_byte_that_was_never_sent_is_corrupt_even_if_it_would_be_the_next() {
     for half_close in [false, true] {
-        let setup = Setup { options: options(3, 2, half_close), ..NARROW };
+        let setup = Setup { options: options(2, half_close), ..NARROW };
         assert_eq!(run(setup, &[Turn, Surplus]), Outcome::Corrupt(0));
         let script = [Turn, Due(1), Take(9), Echo(9), Surplus];
         assert_eq!(run(setup, &script), Outcome::Corrupt(3));
@@ -702,11 +793,11 @@ fn a_connection_that_was_reset_before_anybody_looked_did_stand_and_is_lost() {
 #[test]
 fn a_connection_for_one_message_sends_it_and_ends() {
     for (half_close, seed) in [(false, 0), (true, 0), (false, 1), (true, 2)] {
-        let setup = Setup { options: options(9, 1, half_close), seed, ..NARROW };
+        let setup = Setup { lengths: (9, 9), options: options(1, half_close), seed, ..NARROW };
         let mut model = Model::<true>::new(setup);
-        let key = model.client.received().key();
+        let payload = setup.payload();
         let socket = Socket(Rc::clone(&model.world));
-        model.client = Client::new(socket, 3, key, 0).for_one(1, &setup.options);
+        model.client = Client::new(socket, 3, payload.start(0), 0).for_one(1, &payload);
         {
             let mut world = model.world();
             world.messages.push(None);
@@ -721,7 +812,7 @@ fn a_connection_for_one_message_sends_it_and_ends() {
 #[test]
 fn our_end_does_not_wait_for_room_in_the_pipeline() {
     for pipeline in [1, 2, 3] {
-        let setup = Setup { options: options(1, pipeline, true), ..NARROW };
+        let setup = Setup { lengths: (1, 1), options: options(pipeline, true), ..NARROW };
         let mut model = Model::<true>::new(setup);
         model.act(&[Turn, Due(pipeline as u64), Stop, Turn, Turn, Turn]);
         assert!(model.world().our_end, "{pipeline} in flight");

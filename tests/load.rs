@@ -9,7 +9,7 @@ mod tester;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,13 +17,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{DEADLINE, Daemon, eventually, have, reset};
-use echoloop::load::payload::{Cursor, Payload};
+use echoloop::load::noise::Noise;
+use echoloop::load::payload::Payload;
+use echoloop::load::shape::Shape;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tester::{
     Answer, ECHOLOAD, Scratch, Tester, errors, keys, limited, load, number, report, serve,
-    serve_late, serve_messages,
+    serve_datagrams, serve_late, serve_messages,
 };
 
 // Good servers
@@ -127,9 +129,9 @@ server.serve_forever()";
 fn expect_corrupt(kind: &str, what: &str, tamper: fn(&mut Vec<u8>)) {
     const SEED: u64 = 7;
     const HIT: usize = 100;
-    let payload = Payload::new(SEED);
-    let mut at = Cursor::new(payload.key(1));
-    at.advance(HIT * 1000);
+    let payload = Payload::new(Noise::new(SEED), Shape::default());
+    let mut at = payload.start(1);
+    payload.advance(&mut at, HIT * 1000);
     let mut hit = vec![0; 1000];
     payload.fill(at, &mut hit);
     let address = serve_messages(move |_, mut message| {
@@ -221,6 +223,321 @@ fn answers_swapped_between_two_connections_are_found_and_traced() {
     let other = 1 - first["connection"].as_u64().expect("a number");
     assert_eq!(first["what"], format!("those of connection {other}"));
     drop(server.join());
+}
+
+// Messages of every framing
+
+const FRAMINGS: [&str; 7] = [
+    "raw -l 16..4KiB",
+    "line -l 2..4KiB",
+    "fixed:100",
+    "length:ascii5 -l 5..4KiB",
+    "length:u16 -l 2..4KiB",
+    "length:u32 -l 4..4KiB",
+    "typed:A=4,B=16,C=0",
+];
+
+/// Receives one message, as a server of this framing does. `None` is the end of the stream.
+fn receive(framing: &str, stream: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
+    let mut message = vec![0];
+    if stream.read(&mut message)? == 0 {
+        return Ok(None);
+    }
+    let mut more = |message: &mut Vec<u8>, n: usize| {
+        let start = message.len();
+        message.resize(start + n, 0);
+        stream.read_exact(&mut message[start..])
+    };
+    let behind = match framing {
+        "line" => {
+            while message.last() != Some(&b'\n') {
+                more(&mut message, 1)?;
+            }
+            0
+        }
+        "fixed:100" => 99,
+        "length:ascii5" => {
+            more(&mut message, 4)?;
+            std::str::from_utf8(&message).expect("digits").parse().expect("a number")
+        }
+        "length:u16" => {
+            more(&mut message, 1)?;
+            u16::from_be_bytes(message[..].try_into().expect("two bytes")).into()
+        }
+        "length:u32" => {
+            more(&mut message, 3)?;
+            u32::from_be_bytes(message[..].try_into().expect("four bytes")) as usize
+        }
+        _ => match message[0] {
+            b'A' => 4,
+            b'B' => 16,
+            b'C' => 0,
+            other => panic!("no type: {other}"),
+        },
+    };
+    more(&mut message, behind)?;
+    Ok(Some(message))
+}
+
+/// A server of one framing, and the messages that it has received.
+fn serve_framing(framing: &'static str) -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let messages = Arc::clone(&received);
+    let address = serve(move |stream| {
+        let mut input = std::io::BufReader::new(stream.try_clone()?);
+        while let Some(message) = receive(framing, &mut input)? {
+            stream.write_all(&message)?;
+            messages.lock().expect("messages").push(message);
+        }
+        Ok(())
+    });
+    (address, received)
+}
+
+fn mean(lengths: impl ExactSizeIterator<Item = usize>) -> f64 {
+    let n = f64::from(u32::try_from(lengths.len()).expect("few"));
+    f64::from(u32::try_from(lengths.sum::<usize>()).expect("few bytes")) / n
+}
+
+#[test]
+fn every_framing_comes_back_whole_however_it_is_sent() {
+    for options in FRAMINGS {
+        let framing = options.split(' ').next().expect("a word");
+        // A server of raw bytes serves every kind.
+        let raw = serve(|stream| std::io::copy(&mut stream.try_clone()?, stream).map(drop));
+        let (server, received) = match framing {
+            "raw" => (raw, Arc::default()),
+            _ => serve_framing(framing),
+        };
+        for (n, how) in [
+            (1, "-c 1"),
+            (999, "-c 7 -t 3 -p 5"),
+            (301, "-c 10 -R 2000"),
+            (200, "-c 8 -t 2 --reconnect"),
+            (101, "-c 10 -t 2 -p 8 --half-close"),
+        ] {
+            let options = format!("--framing {options} -n {n} {how}");
+            for address in [raw, server] {
+                received.lock().expect("messages").clear();
+                let report = report(address, &options, 0);
+                let counts =
+                    json!({"sent": n, "echoed": n, "corrupt": 0, "timed_out": 0, "lost": 0});
+                assert_eq!(report["messages"], counts, "{options}");
+                assert_eq!(errors(&report), (vec![], 0), "{options}");
+                assert_eq!(report["parameters"]["framing"], framing);
+                let messages = received.lock().expect("messages");
+                if address == server && framing != "raw" {
+                    assert_eq!(messages.len(), n, "{options}");
+                    let mean_length = mean(messages.iter().map(Vec::len));
+                    let throughput = &report["throughput"];
+                    let mean =
+                        number(&throughput["bytes_per_s"]) / number(&throughput["messages_per_s"]);
+                    assert!((mean - mean_length).abs() < 1e-6, "{options}: {mean}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_that_vary_are_uniform_and_follow_from_the_seed() {
+    let (address, received) = serve_framing("length:ascii5");
+    let lengths = |seed: u64| {
+        let options = format!("--framing length:ascii5 -l 16..115 -c 1 -n 10k --seed {seed}");
+        let report = report(address, &options, 0);
+        let (min, max) = (&report["parameters"]["length"], &report["parameters"]["length_max"]);
+        assert_eq!((min, max), (&json!(16), &json!(115)));
+        let messages = std::mem::take(&mut *received.lock().expect("messages"));
+        messages.iter().map(Vec::len).collect::<Vec<_>>()
+    };
+    let found = lengths(1);
+    let mut counts = [0_usize; 100];
+    for length in &found {
+        counts[length - 16] += 1;
+    }
+    // A hundred of each length, give or take five standard deviations.
+    assert!(counts.iter().all(|count| (50..=150).contains(count)), "{counts:?}");
+    let mean = mean(found.iter().copied());
+    assert!((mean - 65.5).abs() < 1.5, "{mean}");
+    assert_eq!(lengths(1), found);
+    assert_ne!(lengths(2), found);
+    let text = load(address, "--framing length:ascii5 -l 16..115 -c 1 -n 1").out;
+    assert!(text.contains("16..115 bytes a message"), "{text}");
+    assert!(text.contains(", framing length:ascii5"), "{text}");
+}
+
+#[test]
+fn a_flipped_bit_in_a_header_or_a_newline_is_found() {
+    for (framing, at) in [
+        ("length:ascii5 -l 1000", 4),
+        ("length:u16 -l 1000", 0),
+        ("length:u32 -l 1000", 3),
+        ("typed:A=999", 0),
+        ("line -l 1000", 999),
+        ("line -l 1000", 500),
+    ] {
+        let address = serve_messages(move |n, mut message| {
+            message[at] ^= u8::from(n == 20);
+            message
+        });
+        let report = report(address, &format!("--framing {framing} -c 1 -n 100"), 3);
+        assert_eq!(errors(&report), (vec!["bytes were changed".to_owned()], 1), "{framing}");
+        let first = json!({"connection": 0, "offset": 20_000 + at, "what": "changed"});
+        assert_eq!(report["first_corrupt"], first, "{framing}");
+    }
+}
+
+#[test]
+fn a_message_that_is_left_out_or_repeated_is_found_in_every_framing() {
+    for framing in ["line -l 1000", "length:ascii5 -l 1000", "length:u32 -l 1000", "fixed:1000"] {
+        for (twice, kind) in [(false, "bytes were missing"), (true, "surplus bytes")] {
+            let address = serve_messages(move |n, mut message| {
+                if n == 20 {
+                    let copies = usize::from(twice) * 2;
+                    message = message.repeat(copies);
+                }
+                message
+            });
+            let report = report(address, &format!("--framing {framing} -c 1 -p 4 -n 100"), 3);
+            assert_eq!(errors(&report), (vec![kind.to_owned()], 1), "{framing}: {report}");
+            let what = if twice { "1000 too many" } else { "1000 missing" };
+            assert_eq!(report["first_corrupt"]["what"], what, "{framing}");
+        }
+    }
+}
+
+// Datagrams
+
+/// The counts of a report that has lost this many datagrams.
+fn datagrams(sent: u64, lost: u64) -> Value {
+    json!({"sent": sent, "echoed": sent - lost, "corrupt": 0, "timed_out": 0, "lost": lost})
+}
+
+#[test]
+fn every_datagram_comes_back_whatever_its_length() {
+    let address = serve_datagrams(|_, datagram| vec![datagram]);
+    for (n, options) in [
+        (1, ""),
+        (500, "-c 5"),
+        (500, "-c 4 -t 2 -p 4 -l 1000"),
+        (300, "-c 3 -l 0..100"),
+        (100, "-c 1 -l 0"),
+        (100, "-c 2 -l 1"),
+        (100, "-c 1 -p 3 -l 7..9"),
+        (100, "-c 2 -l 65507"),
+        (301, "-c 10 -R 2000"),
+        (301, "-c 3 -t 3 -p 3 -l 16..1400 -R 2000"),
+    ] {
+        let report = report(&address, &format!("-n {n} {options}"), 0);
+        assert_eq!(report["messages"], datagrams(n, 0), "{options}");
+        assert_eq!(errors(&report), (vec![], 0), "{options}");
+        let strays = json!({"late": 0, "duplicate": 0, "reordered": 0});
+        assert_eq!(report["datagrams"], strays, "{options}");
+        assert_eq!(report["target"], address);
+    }
+    let text = load(&address, "-d 200ms -c 3 --warm-up 100ms");
+    assert_eq!(text.code, Some(0), "{text:?}");
+    assert!(text.out.contains("\ndatagrams    0 late, 0 duplicate, 0 reordered\n"), "{}", text.out);
+}
+
+#[test]
+fn a_lost_datagram_is_counted_and_the_load_goes_on() {
+    let address = serve_datagrams(|number, datagram| match number % 20 {
+        7 => vec![],
+        _ => vec![datagram],
+    });
+    for options in ["-c 1", "-c 2 -p 2", "-c 2 -R 1000", "-c 1 -l 2"] {
+        let options = format!("-n 100 --timeout 100ms {options}");
+        let report = report(&address, &options, 1);
+        assert_eq!(report["messages"], datagrams(100, 5), "{options}");
+        assert_eq!(report["errors"], json!({"datagram not back in time": 5}), "{options}");
+        assert_eq!(report["connections"]["lost"], 0, "{options}");
+    }
+}
+
+#[test]
+fn duplicates_are_counted_apart() {
+    let address = serve_datagrams(|number, datagram| match number % 100 {
+        7 => vec![datagram; 3],
+        _ => vec![datagram],
+    });
+    let report = report(&address, "-c 1 -n 100", 0);
+    assert_eq!(report["messages"], datagrams(100, 0));
+    assert_eq!(report["datagrams"], json!({"late": 0, "duplicate": 2, "reordered": 0}));
+}
+
+#[test]
+fn datagrams_in_another_order_are_counted_apart() {
+    let mut held = None;
+    let address = serve_datagrams(move |number, datagram| match number % 10 {
+        7 => {
+            held = Some(datagram);
+            vec![]
+        }
+        _ => std::iter::once(datagram).chain(held.take()).collect(),
+    });
+    let report = report(&address, "-c 1 -p 4 -n 100", 0);
+    assert_eq!(report["messages"], datagrams(100, 0));
+    assert_eq!(report["datagrams"], json!({"late": 0, "duplicate": 0, "reordered": 10}));
+}
+
+#[test]
+fn an_answer_after_the_timeout_is_late_and_its_message_timed_out() {
+    let address = serve_datagrams(|number, datagram| {
+        if number == 5 {
+            thread::sleep(Duration::from_millis(300));
+        }
+        vec![datagram]
+    });
+    let report = report(&address, "-c 1 -n 100 --timeout 100ms", 1);
+    let late = number(&report["datagrams"]["late"]);
+    assert!((1.0..=3.0).contains(&late), "{report}");
+    assert_eq!(report["messages"]["timed_out"], report["datagrams"]["late"]);
+    assert_eq!(report["messages"]["lost"], 0, "{report}");
+    assert_eq!(report["datagrams"]["duplicate"], 0, "{report}");
+}
+
+#[test]
+fn a_wrong_byte_in_a_datagram_is_corrupt() {
+    for (options, at) in
+        [("-l 1000", 500), ("-l 1000", 0), ("-l 1000", 999), ("-l 8", 7), ("-l 3", 1)]
+    {
+        let address = serve_datagrams(move |number, mut datagram| {
+            datagram[at] ^= u8::from(number == 20);
+            vec![datagram]
+        });
+        let report = report(&address, &format!("-c 1 -n 100 {options}"), 3);
+        assert_eq!(errors(&report), (vec!["bytes were changed".to_owned()], 1), "{options}");
+        assert_eq!(report["messages"]["corrupt"], 1, "{options}");
+    }
+    let address = serve_datagrams(|number, mut datagram| {
+        datagram.truncate(datagram.len() - usize::from(number == 20));
+        vec![datagram]
+    });
+    report(&address, "-c 1 -n 100", 3);
+}
+
+#[test]
+fn a_port_without_a_datagram_socket_is_refused_and_said_so() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let address = format!("udp://{}", socket.local_addr().expect("address"));
+    drop(socket);
+    let report = report(&address, "-c 2 -n 10", 1);
+    let (kinds, count) = errors(&report);
+    assert_eq!((kinds, count), (vec!["connection refused".to_owned()], 2), "{report}");
+}
+
+#[test]
+fn options_that_only_streams_have_are_wrong_usage_with_udp() {
+    for option in
+        ["--reconnect", "--half-close", "--framing line", "--connect-rate 5", "--length 65508"]
+    {
+        let answer = load("udp://127.0.0.1:9", option);
+        assert_eq!(answer.code, Some(2), "{answer:?}");
+        let name = option.split(' ').next().expect("a word");
+        assert!(answer.err.starts_with(&format!("echoload: {name} ")), "{}", answer.err);
+        assert!(answer.err.contains("UDP"), "{}", answer.err);
+    }
 }
 
 // Lost connections
@@ -663,6 +980,13 @@ fn wrong_usage_is_one_line_that_names_the_word() {
         ("-d 0", "--duration"),
         ("-l 5kb", "5kb"),
         ("-l 0", "--length"),
+        ("-l 5..4", "5..4"),
+        ("-l 5..x", "5..x"),
+        ("--framing words", "words"),
+        ("--framing length:ascii5 -l 4..100", "--length"),
+        ("--framing fixed:100 -l 64", "--length"),
+        ("--framing typed:A=4,B=16 -l 5", "--length"),
+        ("--framing fixed:2GiB", "--framing"),
         ("-c 0", "--connections"),
         ("-c many", "many"),
         ("-R 1.5", "1.5"),
@@ -732,7 +1056,7 @@ fn the_report_has_the_documented_keys() {
         ),
         (
             "/parameters",
-            "connections threads length pipeline rate connect_rate reconnect half_close duration_s \
+            "connections threads framing length length_max pipeline rate connect_rate reconnect half_close duration_s \
              requests warm_up_s timeout_s source_ips busy_poll_s seed",
         ),
         ("/connections", "requested established failed lost"),

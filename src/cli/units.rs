@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Why a text is not a number with a unit.
@@ -58,6 +59,18 @@ pub fn size(text: &str) -> Result<usize, UnitError> {
     ];
     let n = scaled(text, &units, "a size like 64, 16KiB or 1MiB")?;
     usize::try_from(n).map_err(|_| UnitError::TooLarge)
+}
+
+/// Parses a size, or a range of sizes that includes both ends: `16..4KiB`.
+///
+/// # Errors
+/// The text is neither, or the range is empty.
+pub fn sizes(text: &str) -> Result<RangeInclusive<usize>, UnitError> {
+    let (min, max) = text.split_once("..").unwrap_or((text, text));
+    match size(min)?..=size(max)? {
+        sizes if sizes.is_empty() => Err(UnitError::Expected("a range from small to large")),
+        sizes => Ok(sizes),
+    }
 }
 
 /// Parses a duration: `100us`, `500ms`, `10s`, `2m`, `1h`. A bare `0` needs no unit.
@@ -132,6 +145,16 @@ mod tests {
         assert_eq!(size("1M"), Ok(1024 * 1024));
         for bad in ["", "KiB", "1kB", "1k", "64B", "-1"] {
             assert!(size(bad).unwrap_err().to_string().starts_with("expected a size"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_range_of_sizes_includes_both_ends() {
+        assert_eq!(sizes("64"), Ok(64..=64));
+        assert_eq!(sizes("16..4KiB"), Ok(16..=4096));
+        assert_eq!(sizes("0..0"), Ok(0..=0));
+        for bad in ["", "..", "1..", "..5", "1..2..3", "1-5", "5..4"] {
+            assert!(sizes(bad).unwrap_err().to_string().starts_with("expected a"), "{bad}");
         }
     }
 

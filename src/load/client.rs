@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A client holds no bytes. What it sends and what must come back are functions of an offset in its
-//! stream ([`Payload`](crate::load::payload::Payload)). All it keeps of a message is when it was due
+//! stream ([`Payload`]). All it keeps of a message is when it was due
 //! and when it was sent.
 //!
 //! It differs from the server's connection in one rule: there is no back-pressure. It sends and
@@ -21,9 +21,8 @@
 use std::io::{self, ErrorKind};
 
 use crate::load::clock::Nanos;
-use crate::load::context::{ClientOptions, Context};
-use crate::load::messages::{Failure, InFlight, Load, Next};
-use crate::load::payload::{Cursor, Key};
+use crate::load::messages::{ClientOptions, Context, Driven, Failure, InFlight, Load, Next};
+use crate::load::payload::{Cursor, Payload};
 use crate::load::pipeline::Pipeline;
 use crate::net::nonblocking::{Received, Sent, Stream};
 use crate::net::ready::{Latched, Progress, Readiness};
@@ -61,34 +60,24 @@ pub struct Client<S> {
 
 impl<S: ConnectingStream> Client<S> {
     /// Returns a client whose connect was begun at `now`. `slot` is the number of its slot in its
-    /// loop, `key` selects its stream of bytes.
-    pub fn new(stream: S, slot: usize, key: Key, now: Nanos) -> Client<S> {
+    /// loop, `start` the beginning of its stream of bytes.
+    pub fn new(stream: S, slot: usize, start: Cursor, now: Nanos) -> Client<S> {
         Client {
             socket: Latched::new(stream),
             state: State::Connecting,
             slot,
             is_last: false,
-            pipeline: Pipeline::new(key),
+            pipeline: Pipeline::new(start),
             last_progress: now,
         }
     }
 
     /// Makes it a client for a single message, which was due at `due`.
     #[must_use]
-    pub fn for_one(mut self, due: Nanos, options: &ClientOptions) -> Client<S> {
-        self.pipeline.start(due, self.last_progress, options.length);
+    pub fn for_one(mut self, due: Nanos, payload: &Payload) -> Client<S> {
+        self.pipeline.start(payload, due, self.last_progress);
         self.is_last = true;
         self
-    }
-
-    /// Returns the number of its slot.
-    pub fn slot(&self) -> usize {
-        self.slot
-    }
-
-    /// Returns the number of messages that came back, measured or not.
-    pub fn echoed(&self) -> u64 {
-        self.pipeline.echoed
     }
 
     /// Returns the place in its stream up to which the bytes have come back.
@@ -101,92 +90,8 @@ impl<S: ConnectingStream> Client<S> {
         self.pipeline.sent.offset()
     }
 
-    /// Returns whether the connect is not complete.
-    pub fn is_connecting(&self) -> bool {
-        self.state == State::Connecting
-    }
-
-    /// Returns since when it has waited for the peer: for the connection, for a message, or for the
-    /// end of stream.
-    pub fn waiting_since(&self) -> Option<Nanos> {
-        match self.pipeline.in_flight.front() {
-            Some(message) => Some(message.sent),
-            None => (self.state != State::Open).then_some(self.last_progress),
-        }
-    }
-
-    /// Returns the messages in flight, oldest first.
-    pub fn in_flight(&self) -> impl Iterator<Item = &InFlight> {
-        self.pipeline.in_flight.iter()
-    }
-
-    /// Latches the readiness of an event; see [`Latched::latch`].
-    pub fn latch(&mut self, readiness: Readiness) {
-        self.socket.latch(readiness);
-    }
-
-    /// Returns whether a call that it wants to make may be ready. While it connects, only an event
-    /// can tell.
-    pub fn is_runnable(&self) -> bool {
-        self.state != State::Connecting && (self.socket.is_readable() || self.may_send())
-    }
-
     fn may_send(&self) -> bool {
         self.pipeline.unsent > 0 && self.socket.is_writable()
-    }
-
-    /// Makes at most one call in each direction, so that no client keeps the others waiting.
-    ///
-    /// | answer | effect |
-    /// |---|---|
-    /// | connect not complete | wait for the next event |
-    /// | a message is due, and the pipeline has room | start it |
-    /// | send took n | go on; the first byte sets a message's time of sending |
-    /// | recv got n | compare; count whole messages, and start others |
-    /// | recv got n, and other bytes than were sent | corrupt |
-    /// | recv got 0, no message is left or in flight | done |
-    /// | recv got 0 otherwise | lost |
-    /// | last message sent, `half_close` | shutdown(write), whatever is still in flight |
-    /// | last message came back, no `half_close` | done |
-    ///
-    /// # Errors
-    /// Any other answer ends this client, and no other.
-    pub fn drive(
-        &mut self,
-        context: &mut Context,
-        load: &mut impl Load,
-        mut now: Nanos,
-    ) -> Result<Progress, Failure> {
-        if self.state == State::Connecting {
-            if !self.finish_connect(load)? {
-                return Ok(Progress::Blocked);
-            }
-            now = self.last_progress;
-        }
-        if self.socket.is_readable() {
-            match self.socket.recv(&mut context.chunk).map_err(Failure::Lost)? {
-                Received::Bytes(n) => {
-                    now = load.now();
-                    self.last_progress = now;
-                    self.compare(context, n, load)?;
-                }
-                Received::EndOfStream => return self.end_of_stream(),
-                Received::WouldBlock => {}
-            }
-        }
-        if self.may_send() {
-            self.pipeline.update_sent(context.options.length, now);
-        }
-        self.start_messages(&context.options, load, now);
-        if self.may_send() {
-            self.send(context).map_err(Failure::Lost)?;
-        }
-        debug_assert!(self.pipeline.is_consistent(&context.options));
-        debug_assert!(self.state != State::HalfClosed || self.is_last && self.pipeline.unsent == 0);
-        if self.is_last {
-            return self.conclude(&context.options);
-        }
-        Ok(self.progress())
     }
 
     fn progress(&self) -> Progress {
@@ -233,12 +138,11 @@ impl<S: ConnectingStream> Client<S> {
         }
     }
 
-    fn start_messages(&mut self, options: &ClientOptions, load: &mut impl Load, now: Nanos) {
+    fn start_messages(&mut self, context: &Context, load: &mut impl Load, now: Nanos) {
+        let options = &context.options;
         while self.has_room(options) {
             match load.next(self.slot, now) {
-                Next::Due(due) => {
-                    self.pipeline.start(due, now, options.length);
-                }
+                Next::Due(due) => self.pipeline.start(&context.payload, due, now),
                 Next::NotYet => break,
                 Next::Never => self.is_last = true,
             }
@@ -263,7 +167,7 @@ impl<S: ConnectingStream> Client<S> {
     fn send(&mut self, context: &mut Context) -> io::Result<()> {
         let bytes = self.pipeline.next_bytes(&context.payload, &mut context.chunk);
         if let Sent::Bytes(n) = self.socket.send(bytes)? {
-            self.pipeline.advance_sent(n);
+            self.pipeline.advance_sent(&context.payload, n);
         }
         Ok(())
     }
@@ -275,16 +179,125 @@ impl<S: ConnectingStream> Client<S> {
         n: usize,
         load: &mut impl Load,
     ) -> Result<(), Failure> {
+        match self.pipeline.take_plain(&context.payload, &context.chunk[..n]) {
+            Some(whole) => self.count(whole, load),
+            None => self.compare_any(context, n, load)?,
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn compare_any(
+        &mut self,
+        context: &Context,
+        n: usize,
+        load: &mut impl Load,
+    ) -> Result<(), Failure> {
         let got = &context.chunk[..n];
-        let right = self.pipeline.take(&context.payload, got);
-        while let Some(message) = self.pipeline.pop_whole(context.options.length) {
+        let (right, whole) = self.pipeline.take_any(&context.payload, got);
+        self.count(whole, load);
+        if context.payload.has_random_lengths() {
+            load.received(right, self.last_progress);
+        }
+        if right < n { Err(Failure::Corrupt(got[right..].into())) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn count(&mut self, whole: u64, load: &mut impl Load) {
+        while let Some(message) = self.pipeline.pop_whole(whole) {
             load.echoed(message, self.last_progress);
         }
-        if right < n { Err(corrupt(&got[right..])) } else { Ok(()) }
     }
 }
 
-#[cold]
-fn corrupt(got: &[u8]) -> Failure {
-    Failure::Corrupt(got.into())
+impl<S: ConnectingStream> Driven for Client<S> {
+    fn slot(&self) -> usize {
+        self.slot
+    }
+
+    fn echoed(&self) -> u64 {
+        self.pipeline.echoed
+    }
+
+    fn is_connecting(&self) -> bool {
+        self.state == State::Connecting
+    }
+
+    fn waiting_since(&self) -> Option<Nanos> {
+        match self.pipeline.in_flight.front() {
+            Some(message) => Some(message.sent),
+            None => (self.state != State::Open).then_some(self.last_progress),
+        }
+    }
+
+    fn in_flight(&self) -> impl Iterator<Item = &InFlight> {
+        self.pipeline.in_flight.iter()
+    }
+
+    fn latch(&mut self, readiness: Readiness) {
+        self.socket.latch(readiness);
+    }
+
+    fn is_runnable(&self) -> bool {
+        self.state != State::Connecting && (self.socket.is_readable() || self.may_send())
+    }
+
+    /// Makes at most one call in each direction, so that no client keeps the others waiting.
+    ///
+    /// | answer | effect |
+    /// |---|---|
+    /// | connect not complete | wait for the next event |
+    /// | a message is due, and the pipeline has room | start it |
+    /// | send took n | go on; the first byte sets a message's time of sending |
+    /// | recv got n | compare; count whole messages, and start others |
+    /// | recv got n, and other bytes than were sent | corrupt |
+    /// | recv got 0, no message is left or in flight | done |
+    /// | recv got 0 otherwise | lost |
+    /// | last message sent, `half_close` | shutdown(write), whatever is still in flight |
+    /// | last message came back, no `half_close` | done |
+    ///
+    /// # Errors
+    /// Any other answer ends this client, and no other.
+    fn drive(
+        &mut self,
+        context: &mut Context,
+        load: &mut impl Load,
+        mut now: Nanos,
+    ) -> Result<Progress, Failure> {
+        if self.state == State::Connecting {
+            if !self.finish_connect(load)? {
+                return Ok(Progress::Blocked);
+            }
+            now = self.last_progress;
+        }
+        if self.socket.is_readable() {
+            match self.socket.recv(&mut context.chunk).map_err(Failure::Lost)? {
+                Received::Bytes(n) => {
+                    now = load.now();
+                    self.last_progress = now;
+                    self.compare(context, n, load)?;
+                }
+                Received::EndOfStream => return self.end_of_stream(),
+                Received::WouldBlock => {}
+            }
+        }
+        if self.may_send() {
+            self.pipeline.update_sent(&context.payload, now);
+        }
+        self.start_messages(context, load, now);
+        if self.may_send() {
+            self.send(context).map_err(Failure::Lost)?;
+        }
+        debug_assert!(self.pipeline.is_consistent(&context.payload, &context.options));
+        debug_assert!(self.state != State::HalfClosed || self.is_last && self.pipeline.unsent == 0);
+        if self.is_last {
+            return self.conclude(&context.options);
+        }
+        Ok(self.progress())
+    }
+
+    /// A stream without one of its messages is of no use.
+    fn give_up(&mut self, _: Nanos) -> Option<Vec<Nanos>> {
+        None
+    }
 }

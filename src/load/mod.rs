@@ -1,8 +1,9 @@
 //! The load tester: the same pattern from the side that connects.
 //!
 //! A [`Plan`] says what to load, a [`Run`] does it, and [`Results`] are what was measured. Inside,
-//! [`Client`](client::Client) is the state machine of one connection, [`Schedule`](schedule::Schedule)
-//! says when its messages are due, and [`Payload`](payload::Payload) makes and checks every byte.
+//! [`Client`](client::Client) is the state machine of one connection, and
+//! [`DatagramClient`](datagram::DatagramClient) that of one UDP socket. [`Schedule`](schedule::Schedule)
+//! says when their messages are due, and [`Payload`](payload::Payload) makes and checks every byte.
 //! There are as many loops as threads, each with a part of the connections. They share nothing but the
 //! start and an early end.
 //!
@@ -36,20 +37,21 @@
 
 pub mod client;
 pub mod clock;
-pub mod context;
 mod coordination;
+pub mod datagram;
 mod due_times;
+pub mod fault;
 pub mod messages;
+pub mod noise;
 pub mod payload;
 mod pipeline;
 pub mod plan;
-pub mod plan_error;
 pub mod results;
 pub mod run;
 pub mod schedule;
+pub mod shape;
 mod worker;
 
-pub use plan::{Plan, PlanBuilder, Stop};
-pub use plan_error::PlanError;
+pub use plan::{Plan, PlanBuilder, PlanError, Stop};
 pub use results::{Interval, Results};
 pub use run::{Run, Stopper};

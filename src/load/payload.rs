@@ -1,230 +1,308 @@
 //! The bytes that are sent, and the check that they came back.
 //!
-//! Everything that one connection sends is one endless stream of pseudo-random bytes. Every byte is a
-//! function of the seed, the connection and the offset of the byte. So nothing has to be kept until it
-//! comes back, every message differs from all others, and a misplaced byte is found, wherever it
-//! belongs.
+//! Every byte of a connection's stream is a function of the seed, the connection and the offset of the
+//! byte: it is a byte of the [noise](crate::load::noise), or, with a framing, a part of a header or a
+//! newline, which follow from the number of the message. The length of a message follows from its
+//! number too. So nothing has to be kept until it comes back, every message differs from all others,
+//! and a misplaced byte is found, wherever it belongs.
 
-use std::fmt;
+use std::num::NonZero;
+use std::sync::Arc;
 
-/// Number of bytes of a block. A stream is made of blocks. Each block is a piece of the noise, at a
-/// place that follows from the key and the number of the block. So no byte is computed: to send is to
-/// look bytes up, and to check is to compare.
-const BLOCK: usize = 4096;
+use crate::load::noise::{Noise, Place, count_same, mix};
+use crate::load::shape::Shape;
+use crate::protocol::Kind;
 
-/// Number of places in the noise. A swap of two blocks at the same place would not be found; one pair
-/// in a million is such a pair.
-const NOISE: usize = 1024 * 1024;
+/// Number of bytes that are made at once to be compared, where they cannot be borrowed.
+const PIECE: usize = 1024;
 
-/// Number of bytes that must agree to tell where a piece belongs.
-const CLEAR: usize = 8;
-
-/// How many bytes to search, in each direction, for the place where misplaced bytes belong.
-const SEARCH: u64 = 256 * 1024;
+/// Takes the place of a newline within a line.
+const NO_NEWLINE: u8 = b'\n' + 1;
 
 /// The bytes of one run.
+#[derive(Debug, Clone)]
 pub struct Payload {
-    seed: u64,
-    noise: Box<[u8; NOISE + BLOCK]>,
+    noise: Arc<Noise>,
+    shape: Shape,
+    /// Whether every byte is a byte of the noise.
+    is_plain: bool,
+    /// Number of bytes of every message, if all have the same.
+    fixed_length: Option<NonZero<u64>>,
+    /// The same, if also every byte is a byte of the noise: the usual case, which has to be fast.
+    plain_length: Option<NonZero<u64>>,
 }
 
-impl fmt::Debug for Payload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Payload").field("seed", &self.seed).finish_non_exhaustive()
-    }
-}
-
-/// Selects the stream of one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key(u64);
-
-/// A place in a stream.
+/// A place in the stream of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor {
-    key: Key,
-    offset: u64,
-    /// Determines the place in the noise of the block that contains the offset.
-    block: u64,
+    place: Place,
+    /// The message that contains the next byte, where the lengths vary. Otherwise it follows from the
+    /// offset, and this is not kept up to date.
+    message: Message,
+}
+
+/// A message in a stream.
+#[derive(Debug, Clone, Copy, Default)]
+struct Message {
+    number: u64,
+    /// Offset of its end.
+    end: u64,
 }
 
 impl Cursor {
-    /// Returns the beginning of a stream.
-    pub fn new(key: Key) -> Cursor {
-        Cursor::at(key, 0)
-    }
-
-    fn at(key: Key, offset: u64) -> Cursor {
-        Cursor { key, offset, block: mix(key.0.wrapping_add(offset / BLOCK as u64)) }
-    }
-
-    /// Returns the key of the stream.
-    pub fn key(&self) -> Key {
-        self.key
-    }
-
     /// Returns the number of bytes before this place.
     pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Moves forward by `n` bytes.
-    pub fn advance(&mut self, n: usize) {
-        let after = self.offset + n as u64;
-        if after / BLOCK as u64 == self.offset / BLOCK as u64 {
-            self.offset = after;
-        } else {
-            *self = Cursor::at(self.key, after);
-        }
-    }
-}
-
-/// How the bytes that came back differ from those that were sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Fault {
-    /// The difference was not examined.
-    Unknown,
-    /// Other bytes came in their place.
-    Changed,
-    /// This number of bytes is missing.
-    Missing(u64),
-    /// This number of bytes was added.
-    Surplus(u64),
-    /// The bytes belong to the connection with this number.
-    Misplaced(usize),
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Unknown => f.write_str("not looked into"),
-            Fault::Changed => f.write_str("changed"),
-            Fault::Missing(n) => write!(f, "{n} missing"),
-            Fault::Surplus(n) => write!(f, "{n} too many"),
-            Fault::Misplaced(connection) => write!(f, "those of connection {connection}"),
-        }
+        self.place.offset()
     }
 }
 
 impl Payload {
-    /// Returns the streams of a seed.
-    pub fn new(seed: u64) -> Payload {
-        Payload { seed, noise: noise(seed) }
+    /// Returns the streams of messages of this shape.
+    pub fn new(noise: impl Into<Arc<Noise>>, shape: Shape) -> Payload {
+        let (min, max) = shape.lengths();
+        let fixed_length = NonZero::new(min).filter(|_| min == max);
+        let is_plain = shape.is_plain();
+        let plain_length = fixed_length.filter(|_| is_plain);
+        Payload { noise: noise.into(), shape, is_plain, fixed_length, plain_length }
     }
 
-    /// Returns the key of the stream of the connection with this number.
-    pub fn key(&self, connection: u64) -> Key {
-        Key(mix(self.seed.wrapping_add(mix(connection))))
+    /// Returns the beginning of the stream of the connection with this number.
+    pub fn start(&self, connection: u64) -> Cursor {
+        let place = Place::at(self.noise.key(connection), 0);
+        let mut start = Cursor { place, message: Message::default() };
+        start.message.end = self.length(&start, 0);
+        start
+    }
+
+    /// Returns whether the lengths of the messages vary.
+    #[inline]
+    pub fn has_random_lengths(&self) -> bool {
+        self.fixed_length.is_none()
+    }
+
+    /// Returns the number of bytes of a message in the stream of a cursor.
+    #[inline]
+    pub fn length(&self, stream: &Cursor, message: u64) -> u64 {
+        match self.fixed_length {
+            Some(length) => length.get(),
+            None => self.random_length(stream, message),
+        }
+    }
+
+    /// Cold, as everything that the usual case, raw messages of one length, does not need.
+    #[cold]
+    fn random_length(&self, stream: &Cursor, message: u64) -> u64 {
+        self.shape.length(random(stream, message))
+    }
+
+    /// Returns the message that contains the next byte.
+    fn message(&self, at: &Cursor) -> Message {
+        match self.fixed_length {
+            Some(length) => {
+                let number = at.offset() / length;
+                Message { number, end: (number + 1) * length.get() }
+            }
+            None => at.message,
+        }
+    }
+
+    /// Returns the number of whole messages before the place.
+    pub fn whole(&self, at: &Cursor) -> u64 {
+        match self.fixed_length {
+            Some(length) => at.offset() / length,
+            None => at.message.number,
+        }
+    }
+
+    /// Returns the number of messages of which at least a part stands before the place.
+    pub fn begun(&self, at: &Cursor) -> u64 {
+        let Message { number, end } = self.message(at);
+        number + u64::from(end - at.offset() < self.length(at, number))
+    }
+
+    /// Moves a cursor forward by `n` bytes.
+    #[inline]
+    pub fn advance(&self, at: &mut Cursor, n: usize) {
+        at.place.advance(n);
+        if self.fixed_length.is_none() {
+            self.pass_messages(at);
+        }
+    }
+
+    #[cold]
+    fn pass_messages(&self, at: &mut Cursor) {
+        while at.message.end <= at.offset() {
+            at.message.number += 1;
+            at.message.end += self.length(at, at.message.number);
+        }
+    }
+
+    /// Returns the place `n` bytes before another one.
+    pub(super) fn back(&self, mut at: Cursor, n: u64) -> Cursor {
+        at.place = Place::at(at.place.key(), at.offset() - n);
+        let Message { mut number, mut end } = at.message;
+        while self.fixed_length.is_none() && end - self.length(&at, number) > at.offset() {
+            end -= self.length(&at, number);
+            number -= 1;
+        }
+        at.message = Message { number, end };
+        at
+    }
+
+    /// Returns the number of bytes of the header of a message.
+    pub(super) fn header_length(&self) -> usize {
+        self.shape.header_length() as usize
     }
 
     /// Returns the `length` bytes that follow a place. They are borrowed from the noise, or copied to
-    /// `room` if they reach into the next block. Few messages do.
-    pub fn bytes<'a>(&'a self, at: Cursor, length: usize, room: &'a mut [u8]) -> &'a [u8] {
-        if let Some(bytes) = self.rest(at).get(..length) {
+    /// `room` if they reach into the next block, which few messages do, or have a framing.
+    pub fn bytes<'a>(&'a self, at: &Cursor, length: usize, room: &'a mut [u8]) -> &'a [u8] {
+        if self.is_plain
+            && let Some(bytes) = self.noise.rest(&at.place).get(..length)
+        {
             return bytes;
         }
         let room = &mut room[..length];
-        self.fill(at, room);
+        self.fill(*at, room);
         room
     }
 
     /// Fills a buffer with the bytes that follow a place.
     pub fn fill(&self, mut at: Cursor, mut out: &mut [u8]) {
+        if self.is_plain {
+            return self.noise.fill(at.place, out);
+        }
         while !out.is_empty() {
-            let piece = self.piece(at, out.len());
-            let (now, later) = out.split_at_mut(piece.len());
-            now.copy_from_slice(piece);
-            at.advance(piece.len());
+            let n = (self.message(&at).end - at.offset()).min(out.len() as u64) as usize;
+            let (now, later) = out.split_at_mut(n);
+            self.noise.fill(at.place, now);
+            self.delimit(&at, now);
+            self.advance(&mut at, n);
             out = later;
         }
     }
 
+    /// Makes the delimiter of a message. `part` is a part of one message, from a place on.
+    fn delimit(&self, at: &Cursor, part: &mut [u8]) {
+        let Message { number, end } = self.message(at);
+        if *self.shape.framing() == Kind::Line {
+            part.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = NO_NEWLINE);
+            if end == at.offset() + part.len() as u64
+                && let Some(last) = part.last_mut()
+            {
+                *last = b'\n';
+            }
+            return;
+        }
+        let before = self.length(at, number) - (end - at.offset());
+        let header = self.shape.header(random(at, number));
+        let rest = header.bytes().get(before as usize..).unwrap_or_default();
+        part.iter_mut().zip(rest).for_each(|(byte, header)| *byte = *header);
+    }
+
+    /// Moves a cursor over bytes that came back, and returns the number of whole messages before it. This
+    /// is the usual case, which has to be fast. `None`, and nothing is moved, where the case is another
+    /// one: the messages are not plain, a byte is wrong, or the bytes reach into the next block.
+    #[inline]
+    pub(super) fn pass_plain(&self, at: &mut Cursor, got: &[u8]) -> Option<u64> {
+        let length = self.plain_length?;
+        if !self.noise.rest(&at.place).starts_with(got) {
+            return None;
+        }
+        at.place.advance(got.len());
+        Some(at.offset() / length)
+    }
+
     /// Returns how many of the bytes, from the first on, are those that follow a place.
-    pub fn count_right(&self, at: Cursor, got: &[u8]) -> usize {
-        if self.rest(at).starts_with(got) { got.len() } else { self.count_by_piece(at, got) }
+    pub fn count_right(&self, at: &Cursor, got: &[u8]) -> usize {
+        if !self.is_plain {
+            return self.count_delimited(at, got);
+        }
+        self.noise.count_right(&at.place, got)
     }
 
     #[cold]
-    fn count_by_piece(&self, mut at: Cursor, got: &[u8]) -> usize {
-        let mut left = got;
-        while !left.is_empty() {
-            let piece = self.piece(at, left.len());
-            let (now, later) = left.split_at(piece.len());
-            if now != piece {
-                let right = now.iter().zip(piece).take_while(|(got, sent)| got == sent).count();
-                return got.len() - left.len() + right;
+    fn count_delimited(&self, at: &Cursor, got: &[u8]) -> usize {
+        let mut at = *at;
+        let mut room = [0; PIECE];
+        let mut right = 0;
+        for got in got.chunks(PIECE) {
+            let expected = &mut room[..got.len()];
+            self.fill(at, expected);
+            if got != expected {
+                return right + count_same(got, expected);
             }
-            at.advance(piece.len());
-            left = later;
+            self.advance(&mut at, got.len());
+            right += got.len();
         }
-        got.len()
+        right
     }
+}
 
-    /// Returns the bytes from a place to the end of its block.
-    fn rest(&self, at: Cursor) -> &[u8] {
-        &self.noise[at.block as usize % NOISE..][..BLOCK][at.offset as usize % BLOCK..]
-    }
+/// Number of bytes of the number of a datagram.
+const NUMBER: usize = 8;
 
-    /// Returns the same bytes, at most `length` of them.
-    fn piece(&self, at: Cursor, length: usize) -> &[u8] {
-        let rest = self.rest(at);
-        &rest[..length.min(rest.len())]
-    }
-
-    /// Finds out how bytes differ from those that should follow the place `at`. `sent` is the number of
-    /// bytes that were sent in this stream. `others` are the connections that the bytes may belong to,
-    /// each with the place of the byte that it expects next.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "all of them describe one stream and its neighbours"
-    )]
-    pub fn diagnose(
+/// Datagrams. Each has its own piece of the stream, and begins with its number if it has room for it.
+impl Payload {
+    /// Returns a datagram of a stream, written to the beginning of `room`.
+    pub(super) fn datagram<'a>(
         &self,
-        at: Cursor,
-        sent: u64,
-        got: &[u8],
-        mut others: impl Iterator<Item = (usize, Cursor)>,
-    ) -> Fault {
-        let Cursor { key, offset, .. } = at;
-        let is = |at: Cursor, got: &[u8]| {
-            got.len() >= CLEAR && self.count_right(at, &got[..CLEAR]) == CLEAR
+        stream: &Cursor,
+        number: u64,
+        room: &'a mut [u8],
+    ) -> &'a [u8] {
+        let datagram = &mut room[..self.length(stream, number) as usize];
+        self.noise.fill(datagram_place(stream, number), datagram);
+        if let Some(head) = datagram.first_chunk_mut() {
+            *head = (number ^ stream.place.key()).to_be_bytes();
+        }
+        datagram
+    }
+
+    /// Returns whether this is the datagram with this number, every byte of it.
+    pub(super) fn is_datagram(&self, stream: &Cursor, number: u64, got: &[u8]) -> bool {
+        let mut place = datagram_place(stream, number);
+        let noise = match stream.datagram_number(got) {
+            Some(found) if found != number => return false,
+            Some(_) => &got[NUMBER..],
+            None => got,
         };
-        let is_at = |offset, got: &[u8]| is(Cursor::at(key, offset), got);
-        // The others come first: what another connection expects may be in this stream as well.
-        if let Some((number, _)) = others.find(|&(_, other)| is(other, got)) {
-            return Fault::Misplaced(number);
-        }
-        let ahead = sent.saturating_sub(offset).min(SEARCH);
-        if let Some(left_out) = (1..ahead).find(|&n| is_at(offset + n, got)) {
-            return Fault::Missing(left_out);
-        }
-        if let Some(repeated) = (1..SEARCH.min(offset + 1)).find(|&n| is_at(offset - n, got)) {
-            return Fault::Surplus(repeated);
-        }
-        match (1..got.len()).find(|&n| is(at, &got[n..])) {
-            Some(inserted) => Fault::Surplus(inserted as u64),
-            None => Fault::Changed,
-        }
+        place.advance(got.len() - noise.len());
+        self.length(stream, number) == got.len() as u64
+            && self.noise.count_right(&place, noise) == noise.len()
     }
 }
 
-fn noise(seed: u64) -> Box<[u8; NOISE + BLOCK]> {
-    let words = (0..(NOISE + BLOCK) as u64 / 8).map(|i| mix(seed ^ mix(i)));
-    let bytes: Box<[u8]> = words.flat_map(u64::to_le_bytes).collect();
-    bytes.try_into().expect("eight bytes a word")
+impl Cursor {
+    /// Returns the number that a datagram of this stream carries, if it is long enough. The key of the
+    /// stream is mixed in, so that one of another stream has a number that nothing was sent with.
+    pub(super) fn datagram_number(&self, got: &[u8]) -> Option<u64> {
+        got.first_chunk().map(|head: &[u8; NUMBER]| u64::from_be_bytes(*head) ^ self.place.key())
+    }
 }
 
-/// The finalizer of `SplitMix64`: every bit of the input affects every bit of the output.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
+fn datagram_place(stream: &Cursor, number: u64) -> Place {
+    Place::at(stream.place.key(), number * u64::from(u16::MAX))
+}
+
+/// Returns the random number of a message, which determines its length and its type.
+fn random(stream: &Cursor, message: u64) -> u64 {
+    mix(stream.place.key() ^ mix(message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FRAMINGS: [&str; 6] =
+        ["raw", "line", "fixed:100", "length:ascii5", "length:u32", "typed:A=4,B=16,C=0"];
+
+    fn payload(seed: u64, framing: &str) -> Payload {
+        let framing: Kind = framing.parse().expect(framing);
+        let is_free = !matches!(framing, Kind::Fixed(_) | Kind::Typed(_));
+        let lengths = Some(6..=300).filter(|_| is_free);
+        Payload::new(Noise::new(seed), Shape::new(framing, lengths).expect("a shape"))
+    }
 
     fn bytes(payload: &Payload, at: Cursor, length: usize) -> Vec<u8> {
         let mut out = vec![0; length];
@@ -232,61 +310,90 @@ mod tests {
         out
     }
 
+    fn at(payload: &Payload, connection: u64, offset: usize) -> Cursor {
+        let mut at = payload.start(connection);
+        payload.advance(&mut at, offset);
+        at
+    }
+
     #[test]
     fn a_stream_is_the_same_however_it_is_cut() {
-        let payload = Payload::new(1);
-        let key = payload.key(7);
-        let whole = bytes(&payload, Cursor::new(key), 20_000);
-        for (offset, length) in [(0, 1), (3, 5), (4090, 13), (4096, 64), (8191, 10_000), (17, 0)] {
-            let mut at = Cursor::new(key);
-            at.advance(offset);
-            let cut = bytes(&payload, at, length);
-            assert_eq!(cut, whole[offset..][..length], "{offset}, {length}");
-            assert_eq!(payload.count_right(at, &cut), length);
+        for framing in FRAMINGS {
+            let payload = payload(1, framing);
+            let whole = bytes(&payload, payload.start(7), 20_000);
+            for (offset, length) in
+                [(0, 1), (3, 5), (4090, 13), (4096, 64), (8191, 10_000), (17, 0)]
+            {
+                let at = at(&payload, 7, offset);
+                let cut = bytes(&payload, at, length);
+                assert_eq!(cut, whole[offset..][..length], "{framing}, {offset}, {length}");
+                assert_eq!(payload.count_right(&at, &cut), length, "{framing}");
+                let mut room = vec![0; 20_000];
+                assert_eq!(payload.bytes(&at, length, &mut room), cut, "{framing}");
+                let back = payload.back(at, offset as u64 / 2);
+                assert_eq!(bytes(&payload, back, 100), whole[offset.div_ceil(2)..][..100]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_knows_the_framing_finds_the_same_messages() {
+        for framing in FRAMINGS {
+            let payload = payload(2, framing);
+            let stream = bytes(&payload, payload.start(0), 100_000);
+            let mut start = 0;
+            for message in 0..200 {
+                let length = payload.length(&payload.start(0), message) as usize;
+                let whole = &stream[start..][..length];
+                let number = |digits: &[u8]| {
+                    std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok())
+                };
+                let found = match framing {
+                    "line" => whole.iter().position(|&byte| byte == b'\n').map(|at| at + 1),
+                    "length:ascii5" => number(&whole[..5]).map(|n: usize| n + 5),
+                    "length:u32" => {
+                        let prefix = whole[..4].try_into().expect("four bytes");
+                        Some(u32::from_be_bytes(prefix) as usize + 4)
+                    }
+                    "typed:A=4,B=16,C=0" => match whole[0] {
+                        b'A' => Some(5),
+                        b'B' => Some(17),
+                        b'C' => Some(1),
+                        _ => None,
+                    },
+                    "fixed:100" => Some(100),
+                    _ => Some(length),
+                };
+                assert_eq!(found, Some(length), "{framing}, message {message}");
+                start += length;
+            }
         }
     }
 
     #[test]
     fn messages_connections_and_seeds_differ() {
-        let payload = Payload::new(1);
-        let start = Cursor::new(payload.key(0));
-        let first = bytes(&payload, start, 64);
-        assert_ne!(first, bytes(&payload, Cursor::at(start.key, 64), 64));
-        assert_ne!(first, bytes(&payload, Cursor::at(start.key, 4096), 64));
-        assert_ne!(first, bytes(&payload, Cursor::new(payload.key(1)), 64));
-        let other = Payload::new(2);
-        assert_ne!(first, bytes(&other, Cursor::new(other.key(0)), 64));
-    }
-
-    #[test]
-    fn one_flipped_bit_is_found_wherever_it_is() {
-        let payload = Payload::new(3);
-        let at = Cursor::at(payload.key(0), 4000);
-        let mut got = bytes(&payload, at, 300);
-        for i in 0..got.len() {
-            got[i] ^= 1 << (i % 8);
-            assert_eq!(payload.count_right(at, &got), i);
-            got[i] ^= 1 << (i % 8);
+        for framing in FRAMINGS {
+            let payload_1 = payload(1, framing);
+            let first = bytes(&payload_1, payload_1.start(0), 64);
+            assert_ne!(first, bytes(&payload_1, at(&payload_1, 0, 64), 64));
+            assert_ne!(first, bytes(&payload_1, at(&payload_1, 0, 4096), 64));
+            assert_ne!(first, bytes(&payload_1, payload_1.start(1), 64));
+            let payload_2 = payload(2, framing);
+            assert_ne!(first, bytes(&payload_2, payload_2.start(0), 64));
         }
     }
 
     #[test]
-    fn faults_are_told_apart() {
-        let payload = Payload::new(4);
-        let stream = bytes(&payload, Cursor::new(payload.key(0)), 1000);
-        let other = Cursor::at(payload.key(1), 640);
-        let others = || [(1, other)].into_iter();
-        let at = Cursor::at(payload.key(0), 100);
-        let diagnose = |got: &[u8]| payload.diagnose(at, 1000, got, others());
-
-        assert_eq!(diagnose(&stream[101..200]), Fault::Missing(1));
-        assert_eq!(diagnose(&stream[164..300]), Fault::Missing(64));
-        assert_eq!(diagnose(&stream[36..300]), Fault::Surplus(64));
-        let inserted = [&[0x55][..], &stream[100..200]].concat();
-        assert_eq!(diagnose(&inserted), Fault::Surplus(1));
-        assert_eq!(diagnose(&bytes(&payload, other, 64)), Fault::Misplaced(1));
-        let changed = [&[!stream[100]][..], &stream[101..200]].concat();
-        assert_eq!(diagnose(&changed), Fault::Changed);
-        assert_eq!(diagnose(&stream[101..104]), Fault::Changed);
+    fn one_flipped_bit_is_found_wherever_it_is() {
+        for framing in FRAMINGS {
+            let payload = payload(3, framing);
+            let at = at(&payload, 0, 4000);
+            let mut got = bytes(&payload, at, 300);
+            for i in 0..got.len() {
+                got[i] ^= 1 << (i % 8);
+                assert_eq!(payload.count_right(&at, &got), i, "{framing}");
+                got[i] ^= 1 << (i % 8);
+            }
+        }
     }
 }

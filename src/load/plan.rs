@@ -1,13 +1,16 @@
 //! What to load, with what, and for how long; checked before anything runs.
 
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::load::plan_error::PlanError;
+use crate::load::shape::Shape;
 use crate::net::address::Address;
-
-const MAX_LENGTH: u64 = 1024 * 1024 * 1024;
+use crate::protocol::Kind;
 
 /// More connections than a machine has file descriptors for.
 const MAX_CONNECTIONS: usize = 1_000_000;
@@ -27,7 +30,7 @@ pub struct Plan {
     pub(crate) targets: Vec<Address>,
     pub(crate) connections: usize,
     pub(crate) threads: usize,
-    pub(crate) length: u64,
+    pub(crate) shape: Shape,
     pub(crate) pipeline: usize,
     pub(crate) rate: Option<u64>,
     pub(crate) connect_rate: Option<u64>,
@@ -56,11 +59,11 @@ impl Plan {
     /// Returns a builder with the defaults of the command `echoload`. `targets` are the addresses of
     /// the server, which are tried in turn.
     pub fn builder(targets: Vec<Address>) -> PlanBuilder {
-        PlanBuilder(Plan {
+        let plan = Plan {
             targets,
             connections: 50,
             threads: 1,
-            length: 64,
+            shape: Shape::default(),
             pipeline: 1,
             rate: None,
             connect_rate: None,
@@ -73,7 +76,13 @@ impl Plan {
             interval: None,
             busy_poll: None,
             seed: random_seed(),
-        })
+        };
+        PlanBuilder { plan, framing: Kind::Raw, lengths: None }
+    }
+
+    /// Returns whether the targets take datagrams.
+    pub(crate) fn is_udp(&self) -> bool {
+        self.targets.iter().any(|target| target.as_udp().is_some())
     }
 
     /// Returns the seed of the payload. The same seed gives the same bytes.
@@ -85,106 +94,118 @@ impl Plan {
 /// Sets up a [`Plan`]. Nothing is checked before [`build`](PlanBuilder::build).
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct PlanBuilder(Plan);
+pub struct PlanBuilder {
+    plan: Plan,
+    framing: Kind,
+    lengths: Option<RangeInclusive<u64>>,
+}
 
 impl PlanBuilder {
     /// Sets the addresses of the server, which are tried in turn; at least one.
     pub fn targets(mut self, targets: Vec<Address>) -> PlanBuilder {
-        self.0.targets = targets;
+        self.plan.targets = targets;
         self
     }
 
     /// Sets the number of connections that are open at the same time, from 1 to a million.
     pub fn connections(mut self, connections: usize) -> PlanBuilder {
-        self.0.connections = connections;
+        self.plan.connections = connections;
         self
     }
 
     /// Sets the number of loops, each with a thread and a part of the connections: from 1 to 256, and
     /// no more than there are connections.
     pub fn threads(mut self, threads: usize) -> PlanBuilder {
-        self.0.threads = threads;
+        self.plan.threads = threads;
         self
     }
 
-    /// Sets the number of bytes of a message, from 1 to 1 GiB.
-    pub fn length(mut self, length: u64) -> PlanBuilder {
-        self.0.length = length;
+    /// Sets how messages are delimited. `Raw`, the default, is not at all.
+    pub fn framing(mut self, framing: Kind) -> PlanBuilder {
+        self.framing = framing;
+        self
+    }
+
+    /// Sets the number of bytes of a message with its header or its newline, from 1 to 1 GiB. If it is a
+    /// range, each message has a random length in it. Without this, messages have 64 bytes, or the
+    /// lengths that the framing determines.
+    pub fn lengths(mut self, lengths: RangeInclusive<u64>) -> PlanBuilder {
+        self.lengths = Some(lengths);
         self
     }
 
     /// Sets the most messages in flight on a connection, from 1 to a million.
     pub fn pipeline(mut self, pipeline: usize) -> PlanBuilder {
-        self.0.pipeline = pipeline;
+        self.plan.pipeline = pipeline;
         self
     }
 
     /// Sets the number of messages a second on all connections together, at least 1: an open loop.
     /// `None` is a closed loop, as fast as it goes.
     pub fn rate(mut self, rate: impl Into<Option<u64>>) -> PlanBuilder {
-        self.0.rate = rate.into();
+        self.plan.rate = rate.into();
         self
     }
 
     /// Sets the number of new connections a second, at least 1. `None` is as fast as it goes.
     pub fn connect_rate(mut self, connect_rate: impl Into<Option<u64>>) -> PlanBuilder {
-        self.0.connect_rate = connect_rate.into();
+        self.plan.connect_rate = connect_rate.into();
         self
     }
 
     /// Sets whether every message has a connection of its own. The pipeline must then be 1.
     pub fn reconnect(mut self, reconnect: bool) -> PlanBuilder {
-        self.0.reconnect = reconnect;
+        self.plan.reconnect = reconnect;
         self
     }
 
     /// Sets whether a client shuts down its sending direction right after its last message.
     pub fn half_close(mut self, half_close: bool) -> PlanBuilder {
-        self.0.half_close = half_close;
+        self.plan.half_close = half_close;
         self
     }
 
     /// Sets the addresses to connect from, in turn. Without any, the kernel chooses, and to an IPv4
     /// loopback target the addresses 127.0.0.x are used when ports run short.
     pub fn source_ips(mut self, source_ips: Vec<IpAddr>) -> PlanBuilder {
-        self.0.source_ips = source_ips;
+        self.plan.source_ips = source_ips;
         self
     }
 
     /// Sets the time at the beginning that is not measured.
     pub fn warm_up(mut self, warm_up: Duration) -> PlanBuilder {
-        self.0.warm_up = warm_up;
+        self.plan.warm_up = warm_up;
         self
     }
 
     /// Sets when the run ends.
     pub fn stop(mut self, stop: Stop) -> PlanBuilder {
-        self.0.stop = stop;
+        self.plan.stop = stop;
         self
     }
 
     /// Sets how long a connect or a message may take; after that, its connection is closed. Zero is
     /// without limit.
     pub fn timeout(mut self, timeout: Duration) -> PlanBuilder {
-        self.0.timeout = non_zero(timeout);
+        self.plan.timeout = non_zero(timeout);
         self
     }
 
     /// Sets how often the run reports what was measured so far, at least 10 ms. Zero is never.
     pub fn interval(mut self, interval: Duration) -> PlanBuilder {
-        self.0.interval = non_zero(interval);
+        self.plan.interval = non_zero(interval);
         self
     }
 
     /// Sets how long the loops poll without sleeping after an event before they wait. Zero is never.
     pub fn busy_poll(mut self, busy_poll: Duration) -> PlanBuilder {
-        self.0.busy_poll = non_zero(busy_poll);
+        self.plan.busy_poll = non_zero(busy_poll);
         self
     }
 
     /// Sets the seed of the payload, which is random otherwise.
     pub fn seed(mut self, seed: u64) -> PlanBuilder {
-        self.0.seed = seed;
+        self.plan.seed = seed;
         self
     }
 
@@ -194,16 +215,22 @@ impl PlanBuilder {
     /// The first setting that is not valid.
     pub fn build(self) -> Result<Plan, PlanError> {
         self.check()?;
-        let targets = &self.0.targets;
+        let plan = Plan { shape: self.shape()?, ..self.plan };
+        let Plan { targets, source_ips, .. } = &plan;
         if targets.is_empty() {
-            return Err(PlanError::Targets);
+            return Err("targets must have at least one address".into());
         }
-        let target_ips = || targets.iter().filter_map(|target| Some(target.as_tcp()?.ip()));
+        if plan.is_udp() && targets.iter().any(|target| target.as_udp().is_none()) {
+            return Err("targets must all be of UDP, or none".into());
+        }
+        let target_ips =
+            || targets.iter().filter_map(|target| Some(target.as_tcp().or(target.as_udp())?.ip()));
         let fits = |source: &IpAddr| target_ips().any(|ip| ip.is_ipv4() == source.is_ipv4());
-        match self.0.source_ips.iter().find(|source| !fits(source)) {
-            Some(&source) => Err(PlanError::SourceIp(source)),
-            None => Ok(self.0),
+        if let Some(ip) = source_ips.iter().find(|source| !fits(source)) {
+            let error = format!("source-ip {ip}: no address of the target is of its family");
+            return Err(PlanError(error.into()));
         }
+        Ok(plan)
     }
 
     /// Checks all settings that can be checked without the targets, so that a caller need not resolve
@@ -212,27 +239,74 @@ impl PlanBuilder {
     /// # Errors
     /// The first setting that is not valid.
     pub fn check(&self) -> Result<(), PlanError> {
-        let plan = &self.0;
-        let broken_rules = [
-            (!(1..=MAX_LENGTH).contains(&plan.length), PlanError::Length),
-            (!(1..=MAX_CONNECTIONS).contains(&plan.connections), PlanError::Connections),
-            (!(1..=MAX_PIPELINE).contains(&plan.pipeline), PlanError::Pipeline),
-            (plan.stop == Stop::After(Duration::ZERO), PlanError::Duration),
-            (plan.stop == Stop::Messages(0), PlanError::Requests),
-            (plan.reconnect && plan.pipeline > 1, PlanError::Reconnect),
-            (plan.connections.saturating_mul(plan.pipeline) > MAX_IN_FLIGHT, PlanError::InFlight),
-            (plan.interval.is_some_and(|interval| interval < MIN_INTERVAL), PlanError::Interval),
-            (!(1..=MAX_THREADS).contains(&plan.threads), PlanError::Threads),
-            (plan.threads > plan.connections, PlanError::ThreadsAndConnections),
-            (plan.rate == Some(0), PlanError::Rate),
-            (plan.connect_rate == Some(0), PlanError::ConnectRate),
+        let plan = &self.plan;
+        let is_udp = plan.is_udp();
+        self.shape()?;
+        let in_flight = plan.connections.saturating_mul(plan.pipeline);
+        let rules = [
+            ((1..=MAX_CONNECTIONS).contains(&plan.connections), "connections must be from 1 to 1M"),
+            ((1..=MAX_PIPELINE).contains(&plan.pipeline), "pipeline must be from 1 to 1M"),
+            (plan.stop != Stop::After(Duration::ZERO), "duration must not be 0"),
+            (plan.stop != Stop::Messages(0), "requests must be at least 1"),
+            (
+                !plan.reconnect || plan.pipeline == 1,
+                "reconnect has one message on each connection, so pipeline must be 1",
+            ),
+            (!(is_udp && plan.reconnect), "reconnect has no meaning with UDP"),
+            (!(is_udp && plan.half_close), "half-close has no meaning with UDP"),
+            (!(is_udp && plan.connect_rate.is_some()), "connect-rate has no meaning with UDP"),
+            (
+                !is_udp || self.framing == Kind::Raw,
+                "framing has no meaning with UDP: a datagram is a message",
+            ),
+            (in_flight <= MAX_IN_FLIGHT, "connections times pipeline must be at most 16M"),
+            (
+                plan.interval.is_none_or(|interval| interval >= MIN_INTERVAL),
+                "interval must be at least 10ms, or 0 for none",
+            ),
+            ((1..=MAX_THREADS).contains(&plan.threads), "threads must be from 1 to 256"),
+            (plan.threads <= plan.connections, "threads must not be more than connections"),
+            (plan.rate != Some(0), "rate must be at least 1"),
+            (plan.connect_rate != Some(0), "connect-rate must be at least 1"),
         ];
-        match broken_rules.into_iter().find(|&(is_broken, _)| is_broken) {
-            Some((_, error)) => Err(error),
+        match rules.into_iter().find(|&(holds, _)| !holds) {
+            Some((_, rule)) => Err(rule.into()),
             None => Ok(()),
         }
     }
 }
+
+impl PlanBuilder {
+    fn shape(&self) -> Result<Shape, PlanError> {
+        let lengths = self.lengths.clone();
+        // Without targets, it cannot be known yet that a message may be empty.
+        let may_be_udp = self.plan.targets.is_empty() && self.framing == Kind::Raw;
+        let can_be_datagrams = lengths.as_ref().is_some_and(|lengths| *lengths.start() == 0);
+        if self.plan.is_udp() || may_be_udp && can_be_datagrams {
+            return Shape::datagrams(lengths).map_err(|e| PlanError(e.into()));
+        }
+        Shape::new(self.framing.clone(), lengths).map_err(|e| PlanError(e.into()))
+    }
+}
+
+/// A setting of a plan that is not valid. It prints as a sentence that begins with the name of the
+/// setting, as `echoload` has it, without the dashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanError(Cow<'static, str>);
+
+impl From<&'static str> for PlanError {
+    fn from(rule: &'static str) -> PlanError {
+        PlanError(rule.into())
+    }
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for PlanError {}
 
 fn non_zero(duration: Duration) -> Option<Duration> {
     Some(duration).filter(|duration| !duration.is_zero())
@@ -262,44 +336,40 @@ mod tests {
 
     #[test]
     fn a_plan_that_cannot_run_is_refused_and_the_setting_is_named() {
-        const MESSAGES: u64 = 1024 * 1024 * 1024;
+        const GIB: u64 = 1024 * 1024 * 1024;
         let after = |time| builder().stop(Stop::After(time));
-        for (builder, error) in [
-            (builder().targets(Vec::new()), PlanError::Targets),
-            (builder().length(0), PlanError::Length),
-            (builder().length(MESSAGES + 1), PlanError::Length),
-            (builder().connections(0), PlanError::Connections),
-            (builder().connections(1_000_001), PlanError::Connections),
-            (builder().pipeline(0), PlanError::Pipeline),
-            (builder().pipeline(1_000_001), PlanError::Pipeline),
-            (builder().connections(1000).pipeline(16_001), PlanError::InFlight),
-            (after(Duration::ZERO), PlanError::Duration),
-            (builder().stop(Stop::Messages(0)), PlanError::Requests),
-            (builder().reconnect(true).pipeline(2), PlanError::Reconnect),
-            (builder().interval(Duration::from_millis(9)), PlanError::Interval),
-            (builder().threads(0), PlanError::Threads),
-            (builder().connections(1000).threads(257), PlanError::Threads),
-            (builder().connections(2).threads(5), PlanError::ThreadsAndConnections),
-            (builder().rate(0), PlanError::Rate),
-            (builder().connect_rate(0), PlanError::ConnectRate),
-            (
-                builder().source_ips(vec!["::1".parse().unwrap()]),
-                PlanError::SourceIp("::1".parse().unwrap()),
-            ),
+        for (builder, setting) in [
+            (builder().targets(Vec::new()), "targets"),
+            (builder().lengths(0..=64), "length"),
+            (builder().lengths(64..=GIB + 1), "length"),
+            (builder().lengths(64..=64).framing(Kind::Fixed(63)), "length"),
+            (builder().framing(Kind::Fixed(2 * 1024 * 1024 * 1024)), "framing"),
+            (builder().connections(0), "connections"),
+            (builder().connections(1_000_001), "connections"),
+            (builder().pipeline(0), "pipeline"),
+            (builder().pipeline(1_000_001), "pipeline"),
+            (builder().connections(1000).pipeline(16_001), "connections times pipeline"),
+            (after(Duration::ZERO), "duration"),
+            (builder().stop(Stop::Messages(0)), "requests"),
+            (builder().reconnect(true).pipeline(2), "reconnect"),
+            (builder().interval(Duration::from_millis(9)), "interval"),
+            (builder().threads(0), "threads must be from"),
+            (builder().connections(1000).threads(257), "threads must be from"),
+            (builder().connections(2).threads(5), "threads must not be more"),
+            (builder().rate(0), "rate"),
+            (builder().connect_rate(0), "connect-rate"),
+            (builder().source_ips(vec!["::1".parse().unwrap()]), "source-ip ::1"),
         ] {
-            assert_eq!(builder.build(), Err(error));
-            let name = error.to_string().split(' ').next().unwrap().to_lowercase();
-            let variant = format!("{error:?}").to_lowercase();
-            let of_variant = variant.starts_with(&name.replace('-', ""));
-            assert!(of_variant || error == PlanError::InFlight, "{variant}: {error}");
+            let error = builder.build().expect_err(setting).to_string();
+            assert!(error.starts_with(setting), "{setting}: {error}");
         }
     }
 
     #[test]
     fn the_bounds_themselves_are_valid() {
         for builder in [
-            builder().length(1).connections(1).threads(1),
-            builder().length(1024 * 1024 * 1024),
+            builder().lengths(1..=1).connections(1).threads(1),
+            builder().lengths(1..=1024 * 1024 * 1024),
             builder().connections(1_000_000).pipeline(16).threads(256),
             builder().connections(1).pipeline(1_000_000),
             builder().interval(Duration::from_millis(10)).rate(1).connect_rate(1),

@@ -8,25 +8,35 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use mio::net::UdpSocket;
+
+use crate::load::client::Client;
 use crate::load::coordination::Coordination;
+use crate::load::datagram::DatagramClient;
+use crate::load::noise::Noise;
 use crate::load::payload::Payload;
 use crate::load::plan::Plan;
 use crate::load::results::series::{Interval, Series, Snapshot};
 use crate::load::results::statistics::Statistics;
 use crate::load::results::{Generator, Results};
+use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
 use crate::load::worker::event_loop::{self, Finished, Worker};
 use crate::load::worker::reporter::Reporter;
 use crate::load::worker::usage::Usage;
+use crate::net::socket::Socket;
 use crate::net::wait::Wait;
 
 /// Number of snapshots of a loop that may wait to be read.
 const SNAPSHOTS: usize = 16;
 
+/// Runs a loop to its end.
+type Task = Box<dyn FnOnce() -> io::Result<Finished> + Send>;
+
 /// A run that is ready to begin.
 pub struct Run {
     plan: Plan,
-    workers: Vec<Worker>,
+    workers: Vec<Task>,
     coordination: Arc<Coordination>,
     snapshots: Receiver<Snapshot>,
 }
@@ -52,13 +62,17 @@ impl Run {
         let waits = waits.collect::<io::Result<Vec<_>>>()?;
         let wakers = waits.iter().map(event_loop::waker).collect::<io::Result<_>>()?;
         let coordination = Arc::new(Coordination::new(wakers));
-        let payload = Arc::new(Payload::new(plan.seed));
+        let payload = Payload::new(Noise::new(plan.seed), plan.shape.clone());
         let (sender, snapshots) = mpsc::sync_channel(SNAPSHOTS * plan.threads);
         let worker = |(thread, wait)| {
-            let (clock, payload) = (coordination.clock, Arc::clone(&payload));
-            let connections = Connections::new(plan, thread, clock, payload);
+            let payload = payload.clone();
             let reporter = Reporter::new(thread, plan.interval, sender.clone());
-            Worker::new(wait, Arc::clone(&coordination), connections, reporter)
+            let shared = (Arc::clone(&coordination), reporter);
+            if plan.is_udp() {
+                task::<DatagramClient<UdpSocket>>(plan, wait, payload, shared)
+            } else {
+                task::<Client<Socket>>(plan, wait, payload, shared)
+            }
         };
         let workers = waits.into_iter().enumerate().map(worker).collect::<io::Result<_>>()?;
         Ok(Run { plan: plan.clone(), workers, coordination, snapshots })
@@ -95,10 +109,10 @@ impl Run {
         Ok(Results { intervals, ..self.results(finished) })
     }
 
-    fn start(&self, worker: Worker) -> io::Result<JoinHandle<io::Result<Finished>>> {
-        let guard = StopUnlessFinished { stopper: self.stopper(), finished: false };
+    fn start(&self, worker: Task) -> io::Result<JoinHandle<io::Result<Finished>>> {
+        let guard = StopUnlessFinished(Some(self.stopper()));
         thread::Builder::new().name("load".into()).spawn(move || {
-            let finished = worker.run()?;
+            let finished = worker()?;
             guard.finish();
             Ok(finished)
         })
@@ -114,7 +128,8 @@ impl Run {
             if let Some(start) = self.coordination.start() {
                 // A loop whose connects all failed can have ended before the start.
                 workload.begin(start);
-                elapsed = Duration::from_nanos(until.saturating_sub(workload.measured_from()));
+                elapsed =
+                    Duration::from_nanos(until.saturating_sub(workload.schedule.measured_from()));
             }
             let (statistics, echoed) = workload.finish(until, interrupted);
             sum.add(&statistics);
@@ -131,6 +146,18 @@ impl Run {
     }
 }
 
+/// Returns a loop that drives clients of the type `C`.
+fn task<C: Connect + Send + 'static>(
+    plan: &Plan,
+    wait: Wait,
+    payload: Payload,
+    (coordination, reporter): (Arc<Coordination>, Reporter),
+) -> io::Result<Task> {
+    let connections = Connections::<C>::new(plan, reporter.thread, coordination.clock, payload);
+    let worker = Worker::new(wait, coordination, connections, reporter)?;
+    Ok(Box::new(|| worker.run()))
+}
+
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Run").field("plan", &self.plan).finish_non_exhaustive()
@@ -139,21 +166,18 @@ impl fmt::Debug for Run {
 
 /// Stops the other loops if one is not started, fails or panics: they would wait for it at the start.
 #[derive(Debug)]
-struct StopUnlessFinished {
-    stopper: Stopper,
-    finished: bool,
-}
+struct StopUnlessFinished(Option<Stopper>);
 
 impl StopUnlessFinished {
     fn finish(mut self) {
-        self.finished = true;
+        self.0 = None;
     }
 }
 
 impl Drop for StopUnlessFinished {
     fn drop(&mut self) {
-        if !self.finished {
-            self.stopper.stop();
+        if let Some(stopper) = &self.0 {
+            stopper.stop();
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -64,7 +64,7 @@ impl Tester {
     }
 
     #[track_caller]
-    pub fn start(target: SocketAddr, options: &str) -> Tester {
+    pub fn start(target: impl ToString + Copy, options: &str) -> Tester {
         Tester::spawn(
             Command::new(ECHOLOAD).args(options.split_whitespace()).arg(target.to_string()),
         )
@@ -137,12 +137,12 @@ impl Answer {
 }
 
 #[track_caller]
-pub fn load(target: SocketAddr, options: &str) -> Answer {
+pub fn load(target: impl ToString + Copy, options: &str) -> Answer {
     Tester::start(target, options).finish()
 }
 
 #[track_caller]
-pub fn report(target: SocketAddr, options: &str, code: i32) -> Value {
+pub fn report(target: impl ToString + Copy, options: &str, code: i32) -> Value {
     load(target, &format!("--output-format json {options}")).report(code)
 }
 
@@ -169,6 +169,26 @@ pub fn errors(report: &Value) -> (Vec<String>, u64) {
 
 pub fn keys(value: &Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+/// An echo server of datagrams, whose answers to each of them are those of `answer`, which is also
+/// given its number.
+pub fn serve_datagrams(
+    mut answer: impl FnMut(usize, Vec<u8>) -> Vec<Vec<u8>> + Send + 'static,
+) -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let address = socket.local_addr().expect("address");
+    thread::spawn(move || {
+        let mut room = vec![0; 65_536];
+        for number in 0.. {
+            let (n, peer) = socket.recv_from(&mut room).expect("recv");
+            for datagram in answer(number, room[..n].to_vec()) {
+                // The client may have left.
+                let _ = socket.send_to(&datagram, peer);
+            }
+        }
+    });
+    format!("udp://{address}")
 }
 
 /// A server in blocking threads, one a connection.

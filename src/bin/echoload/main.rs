@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use echoloop::cli;
 use echoloop::load::Run;
-use echoloop::load::results::{Report, Results, hdr, json, text};
+use echoloop::load::results::{Report, Results, json, text};
 use echoloop::process::limits;
 
 use options::{Format, NAME, Options};
@@ -56,7 +56,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         Format::Text => text::write(&mut output, &report),
         Format::Json | Format::Ndjson => json::write(&mut output, &report),
     });
-    let hdr_written = hdr_file.map_or(Ok(()), |mut file| hdr::write(&mut file, &results.latency));
+    let hdr_written = hdr_file.map_or(Ok(()), |mut file| results.latency.write_hdr(&mut file));
     let verdict = report.verdict().exit_code();
     Ok(ExitCode::from(match written.and(hdr_written) {
         Ok(()) => verdict,

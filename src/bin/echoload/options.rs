@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use clap::{Parser, ValueEnum};
 use echoloop::cli::units;
 use echoloop::load::results::Threshold;
 use echoloop::load::{Plan, PlanBuilder, Stop};
+use echoloop::protocol::Kind;
 use echoloop::{Address, Endpoint};
 
 pub const NAME: &str = "echoload";
@@ -18,8 +20,8 @@ Exit codes, the first that applies:
   2    usage
   3    bytes came back wrong
   130  interrupted
-  1    a connection failed or was lost, or a message timed out; or it could
-       not start, or not write its report
+  1    a connection failed or was lost, or a message or datagram did not come
+       back in time; or it could not start, or not write its report
   99   a --fail-if is true
   0    all that was sent came back";
 
@@ -29,8 +31,8 @@ Exit codes, the first that applies:
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 pub struct Options {
-    /// tcp://HOST:PORT, where PORT is a number or the name of a service, just HOST:PORT, or unix:PATH;
-    /// the addresses of a name are tried in turn
+    /// tcp://HOST:PORT, where PORT is a number or the name of a service, just HOST:PORT,
+    /// udp://HOST:PORT, or unix:PATH; the addresses of a name are tried in turn
     #[arg(value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:65432")]
     pub target: Endpoint,
 
@@ -52,9 +54,17 @@ pub struct Options {
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::count)]
     pub threads: usize,
 
-    /// Number of bytes of a message
-    #[arg(short, long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
-    pub length: usize,
+    /// Number of bytes of a message with its header or its newline; or a range like 16..4KiB, in which
+    /// each message has a random length. The seed determines the lengths. A datagram may have 0 to 65507
+    /// bytes [default: 64, or what the framing determines]
+    #[arg(short, long, value_name = "SIZE", value_parser = units::sizes)]
+    pub length: Option<RangeInclusive<usize>>,
+
+    /// How messages are delimited: raw (not at all), line, fixed:N, length:ascii5, length:u16,
+    /// length:u32, or typed:A=4,B=16 (that many bytes follow the type). A server that echoes all bytes
+    /// serves every kind
+    #[arg(long, value_name = "KIND", default_value = "raw")]
+    pub framing: Kind,
 
     /// Most messages in flight on a connection
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::count)]
@@ -87,8 +97,8 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     pub warm_up: Duration,
 
-    /// Close a connection when its connect, or a message from when it was sent, takes longer; 0 is
-    /// never. After the time of -d, messages are waited for no longer than this, or 10s
+    /// Close a connection when its connect, or a message from when it was sent, takes longer; a datagram
+    /// is given up instead, and its socket goes on; 0 is never. After the time of -d, messages are waited for no longer than this, or 10s
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
     pub timeout: Duration,
 
@@ -144,7 +154,7 @@ impl Options {
         let plan = Plan::builder(targets)
             .connections(self.connections)
             .threads(self.threads)
-            .length(self.length as u64)
+            .framing(self.framing.clone())
             .pipeline(self.pipeline)
             .rate(self.rate.map(|rate| rate as u64))
             .connect_rate(self.connect_rate.map(|rate| rate as u64))
@@ -163,6 +173,10 @@ impl Options {
                 Duration::ZERO
             }))
             .busy_poll(self.busy_poll);
+        let plan = match &self.length {
+            Some(range) => plan.lengths(*range.start() as u64..=*range.end() as u64),
+            None => plan,
+        };
         match self.seed {
             Some(seed) => plan.seed(seed),
             None => plan,

@@ -1,6 +1,7 @@
 //! Times, and how they are distributed.
 
 use std::fmt;
+use std::io::{self, Write};
 
 use serde::Serialize;
 
@@ -13,17 +14,6 @@ const LONGEST: Nanos = 3_600_000_000_000;
 /// does not grow with the number of times.
 #[derive(Clone)]
 pub struct Histogram(hdrhistogram::Histogram<u64>);
-
-/// One step of [`Histogram::steps`].
-#[derive(Debug, Clone, Copy)]
-pub struct Step {
-    /// The time in nanoseconds.
-    pub value: Nanos,
-    /// The part of all times that are at most this long, from 0 to 1.
-    pub quantile: f64,
-    /// Number of times that are at most this long.
-    pub count: u64,
-}
 
 /// The figures of a histogram that a report shows, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -102,13 +92,28 @@ impl Histogram {
         self.0.value_at_quantile(part)
     }
 
-    /// Returns the distribution in steps, five for each halving of the part that is left.
-    pub fn steps(&self) -> impl Iterator<Item = Step> {
+    /// Writes the distribution, in microseconds, in the text format of the `HdrHistogram` tools: five
+    /// steps for each halving of the part that is left.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_hdr(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "       Value     Percentile TotalCount 1/(1-Percentile)\n")?;
         let mut count = 0;
-        self.0.iter_quantiles(5).map(move |step| {
+        for step in self.0.iter_quantiles(5) {
             count += step.count_since_last_iteration();
-            Step { value: step.value_iterated_to(), quantile: step.quantile_iterated_to(), count }
-        })
+            let (value, quantile) = (micros(step.value_iterated_to()), step.quantile_iterated_to());
+            write!(out, "{value:12.3} {quantile:14.12} {count:10}")?;
+            match 1.0 - quantile {
+                rest if rest > 0.0 => writeln!(out, " {:14.2}", 1.0 / rest)?,
+                _ => writeln!(out)?,
+            }
+        }
+        let (mean, stdev) = (self.mean() / 1e3, self.stdev() / 1e3);
+        let (max, count) = (micros(self.max()), self.len());
+        writeln!(out, "#[Mean    = {mean:12.3}, StdDeviation   = {stdev:12.3}]")?;
+        writeln!(out, "#[Max     = {max:12.3}, Total count    = {count:12}]")?;
+        out.flush()
     }
 
     /// Returns the figures for a report.
@@ -171,12 +176,17 @@ mod tests {
     }
 
     #[test]
-    fn steps_count_every_time() {
-        let histogram = of(1..=1000);
-        let steps: Vec<Step> = histogram.steps().collect();
-        assert!(steps.is_sorted_by(|a, b| a.value <= b.value && a.count <= b.count));
-        let last = steps.last().expect("a step");
-        assert_eq!((last.count, last.value), (1000, 1000));
+    fn the_text_counts_every_time() {
+        let mut text = Vec::new();
+        of(1..=1_000_000).write_hdr(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let rows: Vec<Vec<f64>> = text
+            .lines()
+            .filter(|line| line.starts_with(' '))
+            .filter_map(|line| line.split_whitespace().map(|n| n.parse().ok()).collect())
+            .collect();
+        assert!(rows.is_sorted_by(|a, b| a[0] <= b[0] && a[2] <= b[2]), "{text}");
+        assert!(rows.last().is_some_and(|last| last[1..] == [1.0, 1e6]), "{text}");
     }
 
     #[test]

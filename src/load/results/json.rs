@@ -11,8 +11,7 @@ use crate::load::plan::{Plan, Stop};
 use crate::load::results::histogram::{Summary, micros};
 use crate::load::results::report::{Report, Verdict};
 use crate::load::results::series::Interval;
-use crate::load::results::statistics::Corruption;
-use crate::load::results::whole_run::Results;
+use crate::load::results::statistics::{Corruption, Datagrams, Messages};
 
 /// Writes a report as one line.
 ///
@@ -56,6 +55,8 @@ struct Document<'a> {
     elapsed_s: f64,
     connections: Connections,
     messages: Messages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datagrams: Option<Datagrams>,
     throughput: Throughput,
     latency_us: Summary,
     service_us: Summary,
@@ -63,7 +64,7 @@ struct Document<'a> {
     per_connection: PerConnection,
     generator: Generator,
     errors: &'a BTreeMap<String, u64>,
-    first_corrupt: Option<FirstCorrupt>,
+    first_corrupt: Option<Corruption>,
     thresholds: Vec<String>,
     verdict: Verdict,
 }
@@ -72,7 +73,9 @@ struct Document<'a> {
 struct Parameters<'a> {
     connections: usize,
     threads: usize,
+    framing: String,
     length: u64,
+    length_max: u64,
     pipeline: usize,
     rate: Option<u64>,
     connect_rate: Option<u64>,
@@ -92,15 +95,6 @@ struct Connections {
     requested: usize,
     established: u64,
     failed: u64,
-    lost: u64,
-}
-
-#[derive(Serialize)]
-struct Messages {
-    sent: u64,
-    echoed: u64,
-    corrupt: u64,
-    timed_out: u64,
     lost: u64,
 }
 
@@ -125,13 +119,6 @@ struct Generator {
 }
 
 #[derive(Serialize)]
-struct FirstCorrupt {
-    connection: usize,
-    offset: u64,
-    what: String,
-}
-
-#[derive(Serialize)]
 struct IntervalLine {
     elapsed_s: f64,
     for_s: f64,
@@ -144,8 +131,7 @@ struct IntervalLine {
 impl<'a> Document<'a> {
     fn new(report: &Report<'a>) -> Document<'a> {
         let results = report.results;
-        let (messages, connections) = (results.messages, results.connections);
-        let messages_per_s = results.rate();
+        let connections = results.connections;
         Document {
             version: 1,
             target: report.target,
@@ -157,16 +143,11 @@ impl<'a> Document<'a> {
                 failed: connections.failed,
                 lost: connections.lost,
             },
-            messages: Messages {
-                sent: messages.sent,
-                echoed: messages.echoed,
-                corrupt: messages.corrupt,
-                timed_out: messages.timed_out,
-                lost: messages.lost,
-            },
+            messages: results.messages,
+            datagrams: results.datagrams,
             throughput: Throughput {
-                messages_per_s,
-                bytes_per_s: messages_per_s * results.plan.length as f64,
+                messages_per_s: results.rate(),
+                bytes_per_s: results.byte_rate(),
             },
             latency_us: results.latency.summary(),
             service_us: results.service.summary(),
@@ -175,9 +156,14 @@ impl<'a> Document<'a> {
                 min_messages: results.by_connection.iter().min().copied().unwrap_or(0),
                 max_messages: results.by_connection.iter().max().copied().unwrap_or(0),
             },
-            generator: Generator::new(results),
+            generator: Generator {
+                cpu: results.generator.cpu,
+                demand: results.generator.demand,
+                schedule_lag_us_max: micros(results.generator.lag.max),
+                limited: results.is_limited(),
+            },
             errors: &results.errors,
-            first_corrupt: results.first_corruption.map(FirstCorrupt::from),
+            first_corrupt: results.first_corruption,
             thresholds: report.crossed().map(ToString::to_string).collect(),
             verdict: report.verdict(),
         }
@@ -191,10 +177,13 @@ impl Parameters<'_> {
             Stop::Messages(n) => (None, Some(n)),
         };
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
+        let (length, length_max) = plan.shape.lengths();
         Parameters {
             connections: plan.connections,
             threads: plan.threads,
-            length: plan.length,
+            framing: plan.shape.framing().to_string(),
+            length,
+            length_max,
             pipeline: plan.pipeline,
             rate: plan.rate,
             connect_rate: plan.connect_rate,
@@ -208,23 +197,5 @@ impl Parameters<'_> {
             busy_poll_s: seconds(plan.busy_poll),
             seed: plan.seed,
         }
-    }
-}
-
-impl Generator {
-    fn new(results: &Results) -> Generator {
-        Generator {
-            cpu: results.generator.cpu,
-            demand: results.generator.demand,
-            schedule_lag_us_max: micros(results.generator.lag.max),
-            limited: results.is_limited(),
-        }
-    }
-}
-
-impl From<Corruption> for FirstCorrupt {
-    fn from(first: Corruption) -> FirstCorrupt {
-        let Corruption { connection, offset, fault } = first;
-        FirstCorrupt { connection, offset, what: fault.to_string() }
     }
 }

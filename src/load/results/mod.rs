@@ -1,6 +1,6 @@
-//! What was measured, and one writer for each output format: [`text`], [`json`] and [`hdr`].
+//! What was measured, and one writer for each output format: [`text`] and [`json`]; the
+//! percentiles are written by [`Histogram::write_hdr`].
 
-pub mod hdr;
 pub mod histogram;
 pub mod json;
 pub mod report;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 
 use rustix::io::Errno;
+use serde::Serialize;
 
 use crate::load::clock::Nanos;
+use crate::load::fault::Fault;
 use crate::load::messages::InFlight;
-use crate::load::payload::Fault;
 use crate::load::results::histogram::Histogram;
 
 /// Counts and times. They are those of the measured time unless stated otherwise.
@@ -17,6 +18,8 @@ pub struct Statistics {
     pub messages: Messages,
     /// Numbers of connections.
     pub connections: Connections,
+    /// Numbers of datagrams, if the target is UDP.
+    pub datagrams: Datagrams,
     /// Latencies of the messages.
     pub latencies: Latencies,
     /// Times of the connects that succeeded, in the whole run.
@@ -29,8 +32,8 @@ pub struct Statistics {
     pub lag: Lag,
 }
 
-/// Numbers of messages.
-#[derive(Debug, Clone, Copy, Default)]
+/// Numbers of messages. A report has those that account for every message that was sent.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 #[non_exhaustive]
 pub struct Messages {
     /// Number of messages that were to be sent: those that a connection started, and those that were
@@ -41,17 +44,36 @@ pub struct Messages {
     pub echoed: u64,
     /// Number of messages that came back wrong, in the whole run. The first one ends its connection.
     pub corrupt: u64,
-    /// Number of messages that did not come back in time, or could not be sent in time.
+    /// Number of messages that did not come back in time, or could not be sent in time. Datagrams that
+    /// never came back are lost instead.
     pub timed_out: u64,
-    /// Number of messages whose connection was lost.
+    /// Number of messages whose connection was lost, and of datagrams that never came back.
     pub lost: u64,
     /// Number of messages that came back in the whole run.
+    #[serde(skip)]
     pub returned: u64,
     /// Number of messages that came back in the measured time, whenever they were due. The rate is
     /// made of these.
+    #[serde(skip)]
     pub arrived: u64,
+    /// Number of bytes that came back in the measured time, if the lengths of the messages vary.
+    #[serde(skip)]
+    pub arrived_bytes: u64,
     /// When the last of those arrived.
+    #[serde(skip)]
     pub(crate) last_arrival: Nanos,
+}
+
+/// Numbers of datagrams that a network did not simply carry. Those that it lost are lost messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Datagrams {
+    /// Number of datagrams that came back after they were given up. They are messages that timed out.
+    pub late: u64,
+    /// Number of datagrams that came back more than once, counted each time, in the whole run.
+    pub duplicate: u64,
+    /// Number of datagrams that came back before an older one, in the whole run.
+    pub reordered: u64,
 }
 
 /// Numbers of connections in the whole run.
@@ -86,7 +108,7 @@ pub struct Latencies {
 }
 
 /// Where the first wrong bytes were found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Corruption {
     /// Number of the connection.
@@ -94,6 +116,7 @@ pub struct Corruption {
     /// Offset of the first wrong byte in what the connection received.
     pub offset: u64,
     /// How the bytes differ.
+    #[serde(rename = "what")]
     pub fault: Fault,
 }
 
@@ -131,7 +154,11 @@ impl Statistics {
         messages.lost += others.lost;
         messages.returned += others.returned;
         messages.arrived += others.arrived;
+        messages.arrived_bytes += others.arrived_bytes;
         messages.last_arrival = messages.last_arrival.max(others.last_arrival);
+        self.datagrams.late += other.datagrams.late;
+        self.datagrams.duplicate += other.datagrams.duplicate;
+        self.datagrams.reordered += other.datagrams.reordered;
         self.connections.established += other.connections.established;
         self.connections.failed += other.connections.failed;
         self.connections.lost += other.connections.lost;

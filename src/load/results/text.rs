@@ -7,7 +7,9 @@ use crate::load::plan::{Plan, Stop};
 use crate::load::results::histogram::{Summary, micros};
 use crate::load::results::report::{Report, Verdict};
 use crate::load::results::series::Interval;
+use crate::load::results::statistics::Datagrams;
 use crate::load::results::whole_run::Results;
+use crate::protocol::Kind;
 
 /// Number of characters of the longest bar.
 const BAR: usize = 40;
@@ -49,7 +51,7 @@ fn parameters(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     let (connections, threads) = (plan.connections, plan.threads);
     write!(out, "{connections} connection{} on ", plural(connections))?;
-    write!(out, "{threads} thread{}, {} bytes a message, ", plural(threads), plan.length)?;
+    write!(out, "{threads} thread{}, {} bytes a message, ", plural(threads), plan.shape)?;
     write!(out, "{} in flight each, ", plan.pipeline)?;
     match plan.rate {
         Some(rate) => write!(out, "open loop: {rate} messages/s in total")?,
@@ -61,6 +63,9 @@ fn parameters(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
     }
     if !plan.warm_up.is_zero() {
         write!(out, " after {} s of warm-up", plan.warm_up.as_secs_f64())?;
+    }
+    if *plan.shape.framing() != Kind::Raw {
+        write!(out, ", framing {}", plan.shape.framing())?;
     }
     if plan.reconnect {
         write!(out, ", each on a new connection")?;
@@ -89,11 +94,14 @@ fn counts(out: &mut impl Write, results: &Results) -> io::Result<()> {
         "messages     {} sent, {} echoed, {} corrupt, {} timed out, {} lost",
         messages.sent, messages.echoed, messages.corrupt, messages.timed_out, messages.lost
     )?;
+    if let Some(Datagrams { late, duplicate, reordered, .. }) = results.datagrams {
+        writeln!(out, "datagrams    {late} late, {duplicate} duplicate, {reordered} reordered")?;
+    }
     let rate = results.rate();
     writeln!(
         out,
         "throughput   {rate:.0} messages/s, {:.2} MiB/s each way, for {:.3} s",
-        rate * plan.length as f64 / (1024.0 * 1024.0),
+        results.byte_rate() / (1024.0 * 1024.0),
         results.elapsed.as_secs_f64()
     )?;
     let is_connecting = plan.reconnect || plan.connect_rate.is_some();

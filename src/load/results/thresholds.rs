@@ -19,6 +19,7 @@ pub struct Threshold {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Metric {
+    /// Times of the latency, in nanoseconds.
     Quantile(f64),
     Mean,
     Min,
@@ -39,8 +40,17 @@ enum Comparison {
     AtMost,
 }
 
-const METRICS: &str =
-    "pNN (as in p99.9), min, mean, max, rate, errors, failed, lost, corrupt or timed_out";
+const METRICS: [(&str, Metric); 9] = [
+    ("min", Metric::Min),
+    ("mean", Metric::Mean),
+    ("max", Metric::Max),
+    ("rate", Metric::Rate),
+    ("errors", Metric::Errors),
+    ("failed", Metric::Failed),
+    ("lost", Metric::Lost),
+    ("corrupt", Metric::Corrupt),
+    ("timed_out", Metric::TimedOut),
+];
 
 impl Threshold {
     /// Returns the measured figure with its unit.
@@ -66,6 +76,14 @@ impl Threshold {
 }
 
 impl Metric {
+    fn parse(text: &str) -> Option<Metric> {
+        if let Some(&(_, metric)) = METRICS.iter().find(|&&(name, _)| name == text) {
+            return Some(metric);
+        }
+        let percent = text.strip_prefix('p')?.parse::<f64>().ok()?;
+        (0.0..=100.0).contains(&percent).then_some(Metric::Quantile(percent / 100.0))
+    }
+
     fn value(self, results: &Results) -> f64 {
         let latency = &results.latency;
         match self {
@@ -87,29 +105,13 @@ impl Metric {
     }
 }
 
-/// Why a text is not a threshold.
+/// A text that is not a threshold. It prints as the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ThresholdError {
-    /// There is no comparison in the text.
-    NoComparison,
-    /// There is no such metric.
-    UnknownMetric(String),
-    /// The limit has no form that fits the metric.
-    Limit(UnitError),
-}
+pub struct ThresholdError(String);
 
 impl fmt::Display for ThresholdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ThresholdError::NoComparison => {
-                f.write_str("no < or >, expected something like p99>5ms")
-            }
-            ThresholdError::UnknownMetric(metric) => {
-                write!(f, "unknown metric `{metric}`, expected {METRICS}")
-            }
-            ThresholdError::Limit(e) => e.fmt(f),
-        }
+        f.write_str(&self.0)
     }
 }
 
@@ -117,7 +119,7 @@ impl Error for ThresholdError {}
 
 impl From<UnitError> for ThresholdError {
     fn from(e: UnitError) -> ThresholdError {
-        ThresholdError::Limit(e)
+        ThresholdError(e.to_string())
     }
 }
 
@@ -125,46 +127,26 @@ impl FromStr for Threshold {
     type Err = ThresholdError;
 
     fn from_str(text: &str) -> Result<Threshold, ThresholdError> {
-        let at = text.find(['<', '>']).ok_or(ThresholdError::NoComparison)?;
-        let (metric, rest) = text.split_at(at);
-        let metric = metric.trim().parse()?;
+        let no_comparison = || ThresholdError("no < or >, expected something like p99>5ms".into());
+        let (name, rest) = text.split_at(text.find(['<', '>']).ok_or_else(no_comparison)?);
+        let name = name.trim();
+        let metric = Metric::parse(name).ok_or_else(|| {
+            let names = METRICS.map(|(name, _)| name).join(", ");
+            let expected = format!("expected pNN (as in p99.9) or one of {names}");
+            ThresholdError(format!("unknown metric `{name}`, {expected}"))
+        })?;
         let (comparison, limit) = match (rest.strip_prefix(">="), rest.strip_prefix("<=")) {
             (Some(limit), _) => (Comparison::AtLeast, limit),
             (_, Some(limit)) => (Comparison::AtMost, limit),
             _ if rest.starts_with('>') => (Comparison::Above, &rest[1..]),
             _ => (Comparison::Below, &rest[1..]),
         };
-        let limit = limit.trim();
-        let limit = match metric {
-            metric if Metric::is_a_time(metric) => units::duration(limit)?.as_nanos() as f64,
-            _ if limit == "0" => 0.0,
-            _ => units::count(limit)? as f64,
+        let limit = match limit.trim() {
+            limit if metric.is_a_time() => units::duration(limit)?.as_nanos() as f64,
+            "0" => 0.0,
+            limit => units::count(limit)? as f64,
         };
         Ok(Threshold { text: text.to_owned(), metric, comparison, limit })
-    }
-}
-
-impl FromStr for Metric {
-    type Err = ThresholdError;
-
-    fn from_str(text: &str) -> Result<Metric, ThresholdError> {
-        Ok(match text {
-            "min" => Metric::Min,
-            "mean" => Metric::Mean,
-            "max" => Metric::Max,
-            "rate" => Metric::Rate,
-            "errors" => Metric::Errors,
-            "failed" => Metric::Failed,
-            "lost" => Metric::Lost,
-            "corrupt" => Metric::Corrupt,
-            "timed_out" => Metric::TimedOut,
-            _ => {
-                let percent = text.strip_prefix('p').and_then(|p| p.parse::<f64>().ok());
-                let percent = percent.filter(|p| (0.0..=100.0).contains(p));
-                let unknown = || ThresholdError::UnknownMetric(text.to_owned());
-                Metric::Quantile(percent.ok_or_else(unknown)? / 100.0)
-            }
-        })
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::load::plan::Plan;
 use crate::load::results::histogram::Histogram;
 use crate::load::results::series::{Interval, per_second};
-use crate::load::results::statistics::{Connections, Corruption, Lag, Messages, Statistics};
+use crate::load::results::statistics::{
+    Connections, Corruption, Datagrams, Lag, Messages, Statistics,
+};
 
 /// A loop that used this part of a processor, or wanted to, was the limit itself.
 const SATURATED: f64 = 0.95;
@@ -26,6 +28,8 @@ pub struct Results {
     pub interrupted: bool,
     /// Numbers of messages.
     pub messages: Messages,
+    /// Numbers of datagrams, if the target is UDP.
+    pub datagrams: Option<Datagrams>,
     /// Numbers of connections.
     pub connections: Connections,
     /// Times from when a message was due until its last byte came back.
@@ -63,10 +67,10 @@ impl Results {
     /// Returns the results of a run that has measured `statistics`. What is not in them is empty.
     pub(crate) fn new(plan: Plan, statistics: Statistics) -> Results {
         Results {
-            plan,
             elapsed: Duration::ZERO,
             interrupted: false,
             messages: statistics.messages,
+            datagrams: Some(statistics.datagrams).filter(|_| plan.is_udp()),
             connections: statistics.connections,
             latency: statistics.latencies.latency(),
             service: statistics.latencies.service(),
@@ -76,6 +80,7 @@ impl Results {
             first_corruption: statistics.first_corruption,
             generator: Generator { lag: statistics.lag, ..Generator::default() },
             intervals: Vec::new(),
+            plan,
         }
     }
 
@@ -83,6 +88,14 @@ impl Results {
     /// was in flight at its beginning makes up for what is in flight at its end.
     pub fn rate(&self) -> f64 {
         per_second(self.messages.arrived, self.elapsed)
+    }
+
+    /// Returns the number of bytes a second that came back in the same time.
+    pub fn byte_rate(&self) -> f64 {
+        match self.plan.shape.lengths() {
+            (min, max) if min == max => self.rate() * min as f64,
+            _ => per_second(self.messages.arrived_bytes, self.elapsed),
+        }
     }
 
     /// Returns the number of errors.

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use mio::{Registry, Token};
 
-use crate::load::client::Client;
 use crate::load::messages::Load;
+use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
-use crate::load::worker::slots::Stage;
+use crate::load::worker::workload::Stage;
 use crate::net::deadline::after;
 use crate::net::ready;
 
@@ -16,19 +16,19 @@ use crate::net::ready;
 /// connect that is dropped there waits for a second before its next try.
 const MAX_CONNECTING: usize = 128;
 
-impl Connections {
+impl<C: Connect> Connections<C> {
     /// Returns whether no connection is made or waits to be made.
     pub(super) fn are_all_made(&self) -> bool {
-        self.connect_queue.is_empty() && self.workload.slots.connecting == 0
+        self.connect_queue.slots.is_empty() && self.workload.connecting == 0
     }
 
     /// Returns when the next connect may be begun. `at_rate`: at the rate of the plan, if it has one.
     pub(super) fn next_connect(&self, at_rate: bool) -> Option<Instant> {
-        if self.connect_queue.is_empty() || self.workload.slots.connecting >= MAX_CONNECTING {
+        if self.connect_queue.slots.is_empty() || self.workload.connecting >= MAX_CONNECTING {
             return None;
         }
-        if let Some(retry_at) = self.connect_queue.retry_at() {
-            return Some(retry_at);
+        if let Some(backlog) = self.connect_queue.backlog {
+            return Some(backlog.retry_at);
         }
         match self.connect_queue.next_offset().filter(|_| at_rate) {
             Some(offset) => {
@@ -42,11 +42,11 @@ impl Connections {
     /// Begins all connects that may be begun now.
     pub(super) fn connect_due(&mut self, registry: &Registry, at_rate: bool) {
         while self.next_connect(at_rate).is_some_and(|at| at <= self.now.instant) {
-            let Some(slot) = self.connect_queue.pop() else { break };
+            let Some(slot) = self.connect_queue.slots.pop_front() else { break };
             let now = self.workload.now();
-            self.workload.skip_past(slot, now);
+            self.workload.schedule.skip_past(&mut self.workload.slots[slot].position, now);
             if !self.reconnect && self.workload.is_over(slot, now) {
-                self.workload.slots.retire(slot);
+                self.workload.retire(slot);
                 continue;
             }
             self.try_connect(registry, slot);
@@ -60,13 +60,16 @@ impl Connections {
         if is_full && self.connect_queue.wait_for_backlog(slot, now, timeout) {
             return;
         }
-        self.connect_queue.begun(is_full);
+        self.connect_queue.begun += 1;
+        if !is_full {
+            self.connect_queue.backlog = None;
+        }
         match connected {
             Ok(()) => {}
             Err(e)
                 if e.kind() == ErrorKind::AddrNotAvailable && self.connector.use_next_source() =>
             {
-                self.workload.slots.get_mut(slot).stage = Stage::Idle;
+                self.workload.slots[slot].stage = Stage::Idle;
                 self.queue(slot);
             }
             Err(e) => self.not_connected(slot, &e),
@@ -74,24 +77,24 @@ impl Connections {
     }
 
     fn connect(&mut self, registry: &Registry, slot: usize) -> io::Result<()> {
-        let state = *self.workload.slots.get(slot);
+        let state = self.workload.slots[slot];
         debug_assert_eq!(state.stage, Stage::Queued);
         let begun = self.workload.now();
         let number = self.connect_queue.next_number();
         let target = state.failed_connects % self.connector.targets();
-        let mut stream = self.connector.connect(target, number)?;
+        let mut socket = C::connect(&self.connector, target, number)?;
         let entry = self.clients.vacant_entry();
         let key = entry.key();
-        registry.register(&mut stream, Token(key), ready::interest())?;
+        registry.register(&mut socket, Token(key), ready::interest())?;
         // Every connection has its own stream of bytes, the later ones of a slot too.
-        let (options, payload) = (&self.context.options, self.context.payload.key(number));
-        let client = Client::new(stream, slot, payload, begun);
+        let payload = &self.context.payload;
+        let client = C::new(socket, slot, payload.start(number), begun);
         entry.insert(match state.message {
-            Some(due) => client.for_one(due, options),
+            Some(due) => client.for_one(due, payload),
             None => client,
         });
-        self.workload.slots.get_mut(slot).stage = Stage::InUse(key);
-        self.workload.slots.connecting += 1;
+        self.workload.slots[slot].stage = Stage::InUse(key);
+        self.workload.connecting += 1;
         self.deadlines.schedule(key, after(self.now.instant, self.timeout));
         Ok(())
     }

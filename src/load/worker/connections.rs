@@ -1,40 +1,30 @@
-//! The connections of a loop: from a free slot to a client, and from its end back to a free slot.
+//! The connections of a loop, and which of them a turn drives: those with events, those in the run
+//! queue, and those whose messages have become due.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
-use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
 
-use crate::load::client::Client;
 use crate::load::clock::{Clock, Moment, Nanos};
-use crate::load::context::{ClientOptions, Context};
-use crate::load::messages::{Failure, Load, Next};
-use crate::load::payload::{Fault, Payload};
+use crate::load::messages::{ClientOptions, Context, Load, Next};
+use crate::load::payload::Payload;
 use crate::load::plan::Plan;
-use crate::load::results::statistics::error_name;
-use crate::load::worker::connect_queue::ConnectQueue;
-use crate::load::worker::connector::Connector;
-use crate::load::worker::slots::Stage;
-use crate::load::worker::workload::Workload;
+use crate::load::worker::connect::Connect;
+use crate::load::worker::connector::{ConnectQueue, Connector};
+use crate::load::worker::workload::{Stage, Workload};
 use crate::net::deadline::Deadlines;
-use crate::net::ready::Progress;
-use crate::net::socket::Socket;
+use crate::net::ready::{Progress, Readiness};
 
-/// Number of faults that are examined, which takes some milliseconds each. A server that makes more
-/// faults is no echo server.
-const EXAMINED: u64 = 16;
-
-/// Most connects of a slot, if it was connected to itself each time.
-const SELF_CONNECTS: usize = 10;
+/// Most messages that one turn sends because they are due.
+const DUE_BUDGET: usize = 1024;
 
 /// The clients of a loop, with what they need to be driven, to begin and to end.
 #[derive(Debug)]
-pub(crate) struct Connections {
+pub(crate) struct Connections<C> {
     pub(super) workload: Workload,
     pub(super) context: Context,
-    pub(super) clients: Slab<Client<Socket>>,
+    pub(super) clients: Slab<C>,
     /// Clients that can go on without an event, each once, and no others.
     pub(super) run_queue: VecDeque<usize>,
     pub(super) connect_queue: ConnectQueue,
@@ -48,15 +38,15 @@ pub(crate) struct Connections {
     pub(super) now: Moment,
 }
 
-impl Connections {
+impl<C: Connect> Connections<C> {
     pub(crate) fn new(
         plan: &Plan,
         thread: usize,
         clock: Clock,
-        payload: Arc<Payload>,
-    ) -> Connections {
-        let Plan { length, pipeline, half_close, .. } = *plan;
-        let options = ClientOptions { length, pipeline, half_close };
+        payload: Payload,
+    ) -> Connections<C> {
+        let Plan { pipeline, half_close, .. } = *plan;
+        let options = ClientOptions { pipeline, half_close };
         Connections {
             workload: Workload::new(plan, thread, clock),
             context: Context::new(payload, options),
@@ -71,21 +61,11 @@ impl Connections {
         }
     }
 
-    /// Returns whether connecting is a part of the load, and not a preparation for it.
-    pub(super) fn connecting_is_load(&self) -> bool {
-        self.reconnect || self.connect_queue.has_rate()
-    }
-
     /// Queues all slots, unless they connect when their first message is due.
     pub(super) fn queue_all(&mut self) {
         if !self.reconnect {
-            self.workload.slots.all().for_each(|slot| self.queue(slot));
+            (0..self.workload.slots.len()).for_each(|slot| self.queue(slot));
         }
-    }
-
-    /// Returns whether any slot has, or may get, a connection.
-    pub(super) fn any_active(&self) -> bool {
-        self.workload.slots.any_active()
     }
 
     /// Drives a client, and does what follows from its progress.
@@ -99,115 +79,80 @@ impl Connections {
     }
 
     pub(super) fn queue(&mut self, slot: usize) {
-        debug_assert_eq!(self.workload.slots.get(slot).stage, Stage::Idle);
-        self.workload.slots.get_mut(slot).stage = Stage::Queued;
-        self.connect_queue.push(slot);
+        debug_assert_eq!(self.workload.slots[slot].stage, Stage::Idle);
+        self.workload.slots[slot].stage = Stage::Queued;
+        self.connect_queue.slots.push_back(slot);
     }
 
     /// With a connection for each message: an idle slot connects when its next message is due.
     pub(super) fn offer(&mut self, slot: usize) {
         match self.workload.start_next(slot, self.workload.now()) {
             Next::Due(due) => {
-                self.workload.slots.get_mut(slot).message = Some(due);
+                self.workload.slots[slot].message = Some(due);
                 self.queue(slot);
             }
             Next::NotYet => {}
-            Next::Never => self.workload.slots.retire(slot),
+            Next::Never => self.workload.retire(slot),
         }
     }
 
-    /// An established connection has ended, with an error or without. The next message of its slot has
-    /// another connection, if every message has its own.
-    pub(super) fn ended(&mut self, key: usize) {
-        let slot = self.remove(key);
-        if !self.reconnect {
-            return self.workload.slots.retire(slot);
+    /// Handles an event. An unknown key is that of the waker, of the alarm, or of a client that has
+    /// just ended.
+    pub(super) fn on_event(&mut self, key: usize, readiness: Readiness) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let was_queued = client.is_runnable();
+        client.latch(readiness);
+        if !was_queued {
+            self.drive(key, self.now.nanos);
         }
-        self.workload.slots.get_mut(slot).failed_connects = 0;
-        self.workload.release(slot, self.workload.now());
-        self.offer(slot);
     }
 
-    /// Closes the socket of a client, and returns its slot, which is then idle.
-    fn remove(&mut self, key: usize) -> usize {
-        let client = self.clients.remove(key);
-        if client.is_runnable() {
-            self.run_queue.retain(|&queued| queued != key);
+    /// Drives the first clients of the run queue, each once.
+    pub(super) fn run_queued(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(key) = self.run_queue.pop_front() else { break };
+            self.drive(key, self.now.nanos);
         }
-        self.deadlines.schedule(key, None);
-        let slot = self.workload.slots.get_mut(client.slot());
-        debug_assert_eq!(slot.stage, Stage::InUse(key));
-        slot.echoed += client.echoed();
-        slot.stage = Stage::Idle;
-        client.slot()
     }
 
-    /// Ends a client that failed, and counts its failure.
-    pub(super) fn failed(&mut self, key: usize, failure: Failure) {
-        match failure {
-            Failure::Connect(e) => {
-                self.workload.slots.connecting -= 1;
-                let slot = self.remove(key);
-                return self.not_connected(slot, &e);
+    /// Drives every client, after a change that concerns all: the messages begin or end.
+    pub(super) fn drive_all(&mut self) {
+        let keys: Vec<usize> = self.clients.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            // Each reads the clock again, or the last of thousands would look slow.
+            self.drive_idle(key, self.workload.now());
+        }
+        for slot in 0..self.workload.slots.len() {
+            if self.workload.slots[slot].stage == Stage::Idle {
+                self.offer(slot);
             }
-            Failure::Lost(e) => {
-                self.workload.statistics.connections.lost += 1;
-                self.workload.statistics.count_error(error_name(&e));
-            }
-            Failure::Corrupt(got) => self.corrupt(key, &got),
-        }
-        self.workload.statistics.messages.lost += self.in_flight(key);
-        self.ended(key);
-    }
-
-    /// Returns the number of measured messages of a client that have not come back.
-    pub(super) fn in_flight(&self, key: usize) -> u64 {
-        let messages = self.clients[key].in_flight();
-        messages.filter(|message| self.workload.schedule.is_measured(message.due)).count() as u64
-    }
-
-    /// Returns 1 for a slot without a connection that has started a measured message.
-    pub(super) fn waiting_message(&self, slot: usize) -> u64 {
-        let message = self.workload.slots.get(slot).message;
-        message.is_some_and(|due| self.workload.schedule.is_measured(due)).into()
-    }
-
-    /// Tries the next address of the target, or the same one again after a connection to itself.
-    pub(super) fn not_connected(&mut self, slot: usize, e: &io::Error) {
-        let with_itself = e.kind() == ErrorKind::AddrInUse && e.get_ref().is_some();
-        let most = if with_itself { SELF_CONNECTS } else { self.connector.targets() };
-        let state = self.workload.slots.get_mut(slot);
-        state.stage = Stage::Idle;
-        state.failed_connects += 1;
-        if state.failed_connects < most {
-            return self.queue(slot);
-        }
-        self.workload.statistics.messages.lost += self.waiting_message(slot);
-        self.workload.statistics.connections.failed += 1;
-        self.workload.statistics.count_error(error_name(e));
-        self.workload.slots.retire(slot);
-    }
-
-    /// Counts the messages of the connections that are still open, at the end.
-    pub(super) fn count_open(&mut self) {
-        for (_, client) in &self.clients {
-            self.workload.slots.get_mut(client.slot()).echoed += client.echoed();
         }
     }
 
-    fn corrupt(&mut self, key: usize, got: &[u8]) {
+    /// Drives a client without an event. One in the run queue has its turn there, and one that
+    /// connects can do nothing else.
+    fn drive_idle(&mut self, key: usize, now: Nanos) {
         let client = &self.clients[key];
-        let connection = |slot| self.workload.slots.get(slot).position.connection();
-        let (at, number) = (client.received(), connection(client.slot()));
-        let fault = if self.workload.statistics.messages.corrupt >= EXAMINED {
-            Fault::Unknown
-        } else if at.offset() >= client.sent() {
-            Fault::Surplus(got.len() as u64)
-        } else {
-            let others = self.clients.iter().filter(|&(other, _)| other != key);
-            let others = others.map(|(_, client)| (connection(client.slot()), client.received()));
-            self.context.payload.diagnose(at, client.sent(), got, others)
-        };
-        self.workload.statistics.count_corruption(number, at.offset(), fault);
+        if !client.is_connecting() && !client.is_runnable() {
+            self.drive(key, now);
+        }
+    }
+
+    /// Open loop: drives the clients whose messages have become due. The budget leaves time for events
+    /// where the rate is too high for this loop.
+    pub(super) fn send_due(&mut self) {
+        for _ in 0..DUE_BUDGET {
+            let Some((due, slot)) = self.workload.next_due() else { break };
+            let now = self.workload.now();
+            if due > now {
+                break;
+            }
+            self.workload.became_due(due, now);
+            match self.workload.slots[slot].stage {
+                Stage::InUse(key) => self.drive_idle(key, now),
+                Stage::Idle => self.offer(slot),
+                Stage::Queued | Stage::Retired => {}
+            }
+        }
     }
 }

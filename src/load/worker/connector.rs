@@ -1,15 +1,19 @@
-//! Nonblocking connects: from which address, and to which.
+//! Nonblocking connects: from which address, and to which; and the slots that wait for theirs.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use mio::net::{TcpStream, UnixStream};
+use mio::net::{TcpStream, UdpSocket, UnixStream};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, Socket as Unconnected, Type};
+use socket2::{Domain, SockAddr, Socket as Unconnected, Type};
 
-use crate::load::client::ConnectingStream;
+use crate::load::clock::Nanos;
+use crate::load::plan::Plan;
 use crate::net::address::Address;
+use crate::net::deadline::after;
 use crate::net::socket::Socket;
 
 /// Number of connections from one source address. There are some 28,000 ports, and when half of them
@@ -21,7 +25,7 @@ const LOOPBACK_SOURCES: u64 = 250;
 
 /// The addresses that connections are made from and to.
 #[derive(Debug)]
-pub(super) struct Connector {
+pub(crate) struct Connector {
     targets: Vec<Address>,
     sources: Vec<IpAddr>,
     /// Number of addresses 127.0.0.x that had no free port.
@@ -47,20 +51,27 @@ impl Connector {
     /// socket is full: no event tells when it has room again (connect(2), `EAGAIN`).
     pub(super) fn connect(&self, target: usize, count: u64) -> io::Result<Socket> {
         match &self.targets[target] {
-            Address::Tcp(target) => self.connect_tcp(*target, count).map(Socket::Tcp),
-            Address::Udp(_) => {
-                let reason = "the load tester knows streams only";
-                Err(io::Error::new(ErrorKind::Unsupported, reason))
+            Address::Tcp(target) => {
+                let socket = self.connect_ip(*target, Type::STREAM, count)?;
+                Ok(Socket::Tcp(TcpStream::from_std(socket.into())))
             }
             Address::Unix(path) => connect_unix(path).map(Socket::Unix),
+            Address::Udp(_) => Err(ErrorKind::Unsupported.into()),
         }
     }
 
-    fn connect_tcp(&self, target: SocketAddr, count: u64) -> io::Result<TcpStream> {
-        let domain = Domain::for_address(target);
-        let socket = Unconnected::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    /// Returns a UDP socket that is connected to the target with this index.
+    pub(super) fn connect_udp(&self, target: usize, count: u64) -> io::Result<UdpSocket> {
+        let target = self.targets[target].as_udp().ok_or(ErrorKind::Unsupported)?;
+        Ok(UdpSocket::from_std(self.connect_ip(target, Type::DGRAM, count)?.into()))
+    }
+
+    fn connect_ip(&self, target: SocketAddr, kind: Type, count: u64) -> io::Result<Unconnected> {
+        let socket = Unconnected::new(Domain::for_address(target), kind, None)?;
         socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
+        if kind == Type::STREAM {
+            socket.set_tcp_nodelay(true)?;
+        }
         if let Some(source) = self.source(target.ip(), count) {
             choose_port_at_connect(&socket)?;
             socket.bind(&SocketAddr::new(source, 0).into()).map_err(|e| {
@@ -68,19 +79,23 @@ impl Connector {
             })?;
         }
         match socket.connect(&target.into()) {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            Err(e) if e.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
-            Err(e) => return Err(e),
+            Err(e)
+                if e.kind() != ErrorKind::WouldBlock
+                    && e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) =>
+            {
+                Err(e)
+            }
+            _ => Ok(socket),
         }
-        Ok(TcpStream::from_std(socket.into()))
     }
 
     /// Moves on to the next source address after one that had no free port, and returns whether there
     /// is one. Ports in `TIME_WAIT`, from earlier runs too, are not free.
     pub(super) fn use_next_source(&mut self) -> bool {
         self.used_up += 1;
-        let loopback = |target: &Address| target.as_tcp().is_some_and(|t| t.ip().is_loopback());
+        let loopback = |target: &Address| {
+            target.as_tcp().or(target.as_udp()).is_some_and(|t| t.ip().is_loopback())
+        };
         let loopback = self.targets.iter().any(loopback);
         self.sources.is_empty() && loopback && self.used_up < LOOPBACK_SOURCES
     }
@@ -116,30 +131,70 @@ fn choose_port_at_connect(socket: &Unconnected) -> io::Result<()> {
     Ok(())
 }
 
-impl ConnectingStream for Socket {
-    fn is_connected(&self) -> io::Result<bool> {
-        match self {
-            Socket::Tcp(stream) => is_connected(stream),
-            // The connect of a Unix socket is complete when it returns.
-            Socket::Unix(_) => Ok(true),
-        }
-    }
+/// How long to wait before another connect to a full backlog.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(2);
+
+/// Slots in the order in which they connect, at a rate if the plan gives one.
+#[derive(Debug)]
+pub(crate) struct ConnectQueue {
+    pub(super) slots: VecDeque<usize>,
+    /// Number of connects that were begun.
+    pub(super) begun: u64,
+    /// Number of this loop, and number of loops. They take turns.
+    thread: u64,
+    threads: u64,
+    /// The time between two connects of the whole run.
+    pub(super) interval: Option<Duration>,
+    pub(super) backlog: Option<FullBacklog>,
 }
 
-fn is_connected(stream: &TcpStream) -> io::Result<bool> {
-    if let Some(e) = stream.take_error()? {
-        return Err(e);
-    }
-    match stream.peer_addr() {
-        // On loopback, a connect to a port that nobody listens on can choose that port as its own. It
-        // is then connected to itself, and looks like an echo server.
-        Ok(peer) if peer == stream.local_addr()? => {
-            let why = "connected to itself: nobody listens there";
-            Err(io::Error::new(ErrorKind::AddrInUse, why))
+/// A full backlog of a Unix socket. No event tells when it has room again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FullBacklog {
+    since: Instant,
+    pub(super) retry_at: Instant,
+}
+
+impl ConnectQueue {
+    pub(super) fn new(plan: &Plan, thread: usize) -> ConnectQueue {
+        let interval = |rate: u64| Duration::from_secs(1).div_f64(rate as f64);
+        ConnectQueue {
+            slots: VecDeque::new(),
+            begun: 0,
+            thread: thread as u64,
+            threads: plan.threads as u64,
+            interval: plan.connect_rate.map(interval),
+            backlog: None,
         }
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
-        Err(e) => Err(e),
+    }
+
+    /// Returns the number, in the whole run, of the next connect.
+    pub(super) fn next_number(&self) -> u64 {
+        self.begun * self.threads + self.thread
+    }
+
+    /// Returns how long after the start the next connect is due, if connects come at a rate.
+    pub(super) fn next_offset(&self) -> Option<Nanos> {
+        let offset = self.interval?.as_nanos().saturating_mul(self.next_number().into());
+        Some(Nanos::try_from(offset).unwrap_or(Nanos::MAX))
+    }
+
+    /// Puts a slot back after it found the backlog full. Returns false if the backlog has been full for
+    /// longer than the timeout.
+    pub(super) fn wait_for_backlog(
+        &mut self,
+        slot: usize,
+        now: Instant,
+        timeout: Option<Duration>,
+    ) -> bool {
+        let since = self.backlog.map_or(now, |backlog| backlog.since);
+        let waits = after(since, timeout).is_none_or(|end| end > now);
+        let retry_at = if waits { now + BACKLOG_PAUSE } else { now };
+        self.backlog = Some(FullBacklog { since, retry_at });
+        if waits {
+            self.slots.push_front(slot);
+        }
+        waits
     }
 }
 

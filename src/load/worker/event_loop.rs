@@ -10,6 +10,7 @@ use crate::load::clock::Nanos;
 use crate::load::coordination::Coordination;
 use crate::load::messages::Load;
 use crate::load::worker::alarm::Alarm;
+use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
 use crate::load::worker::reporter::Reporter;
 use crate::load::worker::usage::Usage;
@@ -43,11 +44,11 @@ enum Phase {
 
 /// One loop of the load.
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub(crate) struct Worker<C> {
     wait: Wait,
     alarm: Alarm,
     coordination: Arc<Coordination>,
-    connections: Connections,
+    connections: Connections<C>,
     phase: Phase,
     reporter: Reporter,
     /// What this thread had used when the messages began.
@@ -68,13 +69,13 @@ pub(crate) fn waker(wait: &Wait) -> io::Result<Waker> {
     Waker::new(wait.registry(), WAKER)
 }
 
-impl Worker {
+impl<C: Connect> Worker<C> {
     pub(crate) fn new(
         wait: Wait,
         coordination: Arc<Coordination>,
-        connections: Connections,
+        connections: Connections<C>,
         reporter: Reporter,
-    ) -> io::Result<Worker> {
+    ) -> io::Result<Worker<C>> {
         Ok(Worker {
             alarm: Alarm::new(wait.registry(), ALARM)?,
             wait,
@@ -92,13 +93,13 @@ impl Worker {
     /// The wait failed. What fails on one connection is counted.
     pub(crate) fn run(mut self) -> io::Result<Finished> {
         self.usage_at_start = Usage::of_this_thread();
-        if self.connections.connecting_is_load() {
+        if self.connections.reconnect || self.connections.connect_queue.interval.is_some() {
             self.become_ready();
         }
         self.connections.queue_all();
         let mut events = Events::with_capacity(EVENTS);
-        while self.connections.any_active() && !self.coordination.is_stopped() {
-            let queued = self.connections.runnable();
+        while self.connections.workload.active > 0 && !self.coordination.is_stopped() {
+            let queued = self.connections.run_queue.len();
             self.wait(&mut events)?;
             for event in &events {
                 self.connections.on_event(event.token().0, Readiness::from(event));
@@ -124,7 +125,7 @@ impl Worker {
     /// Returns when there is something to do that no event announces.
     fn deadline(&mut self) -> io::Result<Option<Instant>> {
         let now = self.connections.now;
-        if self.connections.runnable() > 0 {
+        if !self.connections.run_queue.is_empty() {
             return Ok(Some(now.instant));
         }
         let message = match self.connections.workload.next_due() {

@@ -10,7 +10,7 @@ use crate::load::worker::workload::Workload;
 /// When the next snapshot is due, and where it goes.
 #[derive(Debug)]
 pub(crate) struct Reporter {
-    thread: usize,
+    pub(crate) thread: usize,
     interval: Option<Duration>,
     /// Number of snapshots that were due.
     sent: u32,
@@ -33,7 +33,7 @@ impl Reporter {
     }
 
     /// Sends the snapshot that is due. If the receiver is slow, it is dropped, and the load goes on.
-    pub(super) fn send(&mut self, connections: &Connections) {
+    pub(super) fn send<C>(&mut self, connections: &Connections<C>) {
         self.sent += 1;
         let at = At::Interval(self.sent);
         let _ = self.receiver.try_send(self.snapshot(connections, at, connections.now.instant));
@@ -41,15 +41,15 @@ impl Reporter {
 
     /// Sends the last snapshot, if there are intervals. It waits for a slow receiver, since the load has
     /// ended.
-    pub(super) fn send_last(&self, connections: &Connections, now: Instant) {
+    pub(super) fn send_last<C>(&self, connections: &Connections<C>, now: Instant) {
         if self.interval.is_some() {
             // A receiver that is gone has no use for it.
             let _ = self.receiver.send(self.snapshot(connections, At::End, now));
         }
     }
 
-    fn snapshot(&self, connections: &Connections, at: At, now: Instant) -> Snapshot {
-        let Workload { schedule, slots, statistics, .. } = &connections.workload;
+    fn snapshot<C>(&self, connections: &Connections<C>, at: At, now: Instant) -> Snapshot {
+        let Workload { schedule, statistics, .. } = &connections.workload;
         let start = schedule.start().map_or(now, |start| connections.workload.instant(start));
         Snapshot {
             thread: self.thread,
@@ -57,7 +57,7 @@ impl Reporter {
             elapsed: now.saturating_duration_since(start),
             echoed: statistics.messages.returned,
             latency: statistics.latencies.latency(),
-            connections: connections.clients.len() - slots.connecting,
+            connections: connections.clients.len() - connections.workload.connecting,
             errors: statistics.error_count(),
         }
     }

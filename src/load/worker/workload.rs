@@ -1,39 +1,91 @@
 //! What a loop does, as its clients see it: the schedule gives out the messages, and the statistics
-//! count them.
+//! count them. Each slot has one connection, or one after the other where every message has its own.
 
 use std::time::Instant;
 
 use crate::load::clock::{Clock, Nanos};
-use crate::load::messages::{InFlight, Load, Next};
+use crate::load::messages::{InFlight, Load, Next, Stray};
 use crate::load::plan::Plan;
 use crate::load::results::statistics::Statistics;
-use crate::load::schedule::Schedule;
-use crate::load::worker::slots::Slots;
+use crate::load::schedule::{Position, Schedule};
+
+/// Everything that outlives a connection in its slot.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    pub(super) stage: Stage,
+    pub(super) position: Position,
+    /// Number of connects that failed one after the other.
+    pub(super) failed_connects: usize,
+    /// When the message was due that the next connection is made for, if it is made for one message.
+    pub(super) message: Option<Nanos>,
+    /// Number of messages that came back on connections that have ended.
+    pub(super) echoed: u64,
+}
+
+/// The stages of a slot.
+///
+/// ```text
+///   Idle --> Queued --> InUse --> Idle
+///     |        |
+///     +--------+------> Retired
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It waits until its next message is due.
+    Idle,
+    /// It waits until it may connect.
+    Queued,
+    /// It has the client with this key.
+    InUse(usize),
+    /// It is not used any more.
+    Retired,
+}
 
 /// The schedule of a loop, its slots, and its statistics.
 #[derive(Debug)]
 pub(crate) struct Workload {
     clock: Clock,
-    pub(super) schedule: Schedule,
-    pub(super) slots: Slots,
+    pub(crate) schedule: Schedule,
+    pub(super) slots: Vec<Slot>,
+    /// Number of slots that are not retired.
+    pub(super) active: usize,
+    /// Number of clients whose connect is not complete.
+    pub(super) connecting: usize,
     pub(super) statistics: Statistics,
 }
 
 impl Workload {
     pub(super) fn new(plan: &Plan, thread: usize, clock: Clock) -> Workload {
+        let slot = |position| Slot {
+            stage: Stage::Idle,
+            position,
+            failed_connects: 0,
+            message: None,
+            echoed: 0,
+        };
+        let slots: Vec<Slot> = Schedule::positions(plan, thread).map(slot).collect();
         Workload {
             clock,
             schedule: Schedule::new(plan, thread),
-            slots: Slots::new(Schedule::positions(plan, thread)),
+            active: slots.len(),
+            slots,
+            connecting: 0,
             statistics: Statistics::default(),
         }
+    }
+
+    /// Ends the use of a slot.
+    pub(super) fn retire(&mut self, slot: usize) {
+        debug_assert_ne!(self.slots[slot].stage, Stage::Retired);
+        self.slots[slot].stage = Stage::Retired;
+        self.active -= 1;
     }
 
     /// Begins the messages.
     pub(crate) fn begin(&mut self, start: Nanos) {
         self.schedule.begin(start);
-        for slot in self.slots.all() {
-            self.schedule.prepare(&mut self.slots.get_mut(slot).position);
+        for slot in &mut self.slots {
+            self.schedule.prepare(&mut slot.position);
         }
     }
 
@@ -42,34 +94,19 @@ impl Workload {
         self.clock.instant(at)
     }
 
-    /// Returns when the measured time begins.
-    pub(crate) fn measured_from(&self) -> Nanos {
-        self.schedule.measured_from()
-    }
-
-    /// Starts the next message of a slot, if it is due.
+    /// Starts the next message of a slot, if it is due. Not inlined: the usual case of a client would
+    /// pay for what only the others look at.
+    #[inline(never)]
     pub(super) fn start_next(&mut self, slot: usize, now: Nanos) -> Next {
-        let next = self.schedule.start_next(&mut self.slots.get_mut(slot).position, now);
+        let next = self.schedule.start_next(&mut self.slots[slot].position, now);
         if matches!(next, Next::Due(due) if self.schedule.is_measured(due)) {
             self.statistics.messages.sent += 1;
         }
         next
     }
 
-    /// The same, for a client in a case that is not the usual one. Not inlined: the usual case would
-    /// pay for what only the others look at.
-    #[inline(never)]
-    fn start_any(&mut self, slot: usize, now: Nanos) -> Next {
-        self.start_next(slot, now)
-    }
-
     pub(super) fn skip_past(&mut self, slot: usize, now: Nanos) {
-        self.schedule.skip_past(&mut self.slots.get_mut(slot).position, now);
-    }
-
-    /// With a connection for each message: the slot is free for its next message.
-    pub(super) fn release(&mut self, slot: usize, now: Nanos) {
-        self.schedule.release(&mut self.slots.get_mut(slot).position, now);
+        self.schedule.skip_past(&mut self.slots[slot].position, now);
     }
 
     /// Open loop: returns when the next message of this loop is due, and for which slot. Messages that
@@ -77,7 +114,7 @@ impl Workload {
     pub(super) fn next_due(&mut self) -> Option<(Nanos, usize)> {
         loop {
             let slot = self.schedule.next_slot()?;
-            let position = &self.slots.get(slot).position;
+            let position = &self.slots[slot].position;
             if !self.schedule.is_next_started(position) {
                 return Some((self.schedule.next_due(position)?, slot));
             }
@@ -94,7 +131,7 @@ impl Workload {
     }
 
     pub(super) fn left_over(&self, slot: usize, now: Nanos) -> u64 {
-        self.schedule.left_over(&self.slots.get(slot).position, now)
+        self.schedule.left_over(&self.slots[slot].position, now)
     }
 
     /// Returns the end of the measured time, if the run ends `now`.
@@ -115,7 +152,9 @@ impl Workload {
         }
         let is_open = self.schedule.next_slot().is_some();
         let until = match end {
-            Some(end) if is_open && self.slots.all().all(|slot| self.left_over(slot, end) == 0) => {
+            Some(end)
+                if is_open && (0..self.slots.len()).all(|slot| self.left_over(slot, end) == 0) =>
+            {
                 end
             }
             _ => so_far,
@@ -127,7 +166,8 @@ impl Workload {
     /// not stopped early, the messages that were due before `until` and were not started are counted.
     pub(crate) fn finish(mut self, until: Nanos, stopped: bool) -> (Statistics, Vec<u64>) {
         if !stopped {
-            let left_over: u64 = self.slots.all().map(|slot| self.left_over(slot, until)).sum();
+            let left_over: u64 =
+                (0..self.slots.len()).map(|slot| self.left_over(slot, until)).sum();
             self.statistics.messages.sent += left_over;
             self.statistics.messages.timed_out += left_over;
         }
@@ -141,15 +181,15 @@ impl Load for Workload {
             self.statistics.messages.sent += 1;
             return Next::Due(now);
         }
-        self.start_any(slot, now)
+        self.start_next(slot, now)
     }
 
     fn is_over(&self, slot: usize, now: Nanos) -> bool {
-        self.schedule.peek(&self.slots.get(slot).position, now) == Next::Never
+        self.schedule.peek(&self.slots[slot].position, now) == Next::Never
     }
 
     fn connected(&mut self, slot: usize, begun: Nanos, now: Nanos) {
-        self.slots.connecting -= 1;
+        self.connecting -= 1;
         self.statistics.connections.established += 1;
         self.statistics.connect.record(now.saturating_sub(begun));
         self.skip_past(slot, now);
@@ -165,6 +205,27 @@ impl Load for Workload {
         if self.schedule.is_measured(message.due) {
             messages.echoed += 1;
             self.statistics.latencies.record(message, now);
+        }
+    }
+
+    #[cold]
+    fn received(&mut self, bytes: usize, now: Nanos) {
+        if self.schedule.is_measured_arrival(now) {
+            self.statistics.messages.arrived_bytes += bytes as u64;
+        }
+    }
+
+    fn stray(&mut self, stray: Stray) {
+        let Statistics { messages, datagrams, .. } = &mut self.statistics;
+        match stray {
+            Stray::Reordered => datagrams.reordered += 1,
+            Stray::Duplicate => datagrams.duplicate += 1,
+            Stray::Late { due } if self.schedule.is_measured(due) => {
+                datagrams.late += 1;
+                messages.lost -= 1;
+                messages.timed_out += 1;
+            }
+            Stray::Late { .. } => {}
         }
     }
 
