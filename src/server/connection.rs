@@ -78,7 +78,7 @@ pub struct Connection<S, P: Protocol> {
     state: State,
     /// Why the connection ends, from `HalfClosed`, `Flushing` or `Lingering` on.
     reason: CloseReason,
-    /// Number of bytes that it may still discard while lingering.
+    /// Number of bytes that it may still discard while lingering. At 0 it is done.
     discard: u32,
     protocol_state: P::State,
     /// When a byte last came or went, or the lingering began.
@@ -330,6 +330,10 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         trace!("  shutdown(write)");
         self.socket.stream().shutdown_write()?;
         self.last_moved = context.now;
+        if matches!(self.state, State::EndOfInput | State::HalfClosed) {
+            // After the end of the stream nothing more can arrive.
+            self.discard = 0;
+        }
         self.end(State::Lingering, reason);
         Ok(())
     }
