@@ -781,6 +781,17 @@ fn half_a_message_is_owed_to_nobody_and_counted_as_unsent() {
 }
 
 #[test]
+fn a_reader_that_stalls_behind_its_own_end_is_not_waited_for() {
+    let held = |n: &usize| n - Framed::<Line>::traffic().whole(*n);
+    let n = (1..1000).find(|n| held(n) == 2).expect("a line of two letters");
+    let mut model = Model::<true, Framed<Line>>::new(64, n - 1, 0);
+    model.expect(&[Send(n), Fin, Turn], (n, n - 1));
+    assert!(model.connection.is_some(), "a byte is owed");
+    model.act(&[Linger]);
+    assert!(model.connection.is_none(), "nothing more can arrive");
+}
+
+#[test]
 fn answers_without_room_for_all_are_given_in_parts_and_finished_before_the_end() {
     let mut model = Model::<true, Doubled>::new(8, 3, 0);
     model.expect(&[Send(8), Turn], (8, 3));

@@ -96,7 +96,7 @@ pub struct Connection<S, P: Protocol> {
     state: State,
     /// Why the connection ends; set with `HalfClosed`, `Flushing` and `Lingering`.
     reason: CloseReason,
-    /// Number of bytes discarded while lingering.
+    /// Number of bytes discarded while lingering. It is done at 16 MiB.
     discarded: u32,
     protocol_state: P::State,
     /// When a byte last came or went, or the lingering began.
@@ -255,6 +255,9 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
 
     fn discard(&mut self, context: &mut Context<P>) -> io::Result<ControlFlow<Progress, usize>> {
         debug_assert!(self.input.is_empty() && self.output.is_empty());
+        if self.discarded >= DISCARD {
+            return Ok(Break(Progress::Done));
+        }
         if !self.socket.is_readable() {
             return Ok(Break(Progress::Lingering));
         }
@@ -269,8 +272,7 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         };
         context.counters.bytes_discarded += n as u64;
         self.discarded = self.discarded.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
-        let is_too_much = self.discarded >= DISCARD;
-        Ok(if is_too_much { Break(Progress::Done) } else { Continue(n.max(CALL)) })
+        Ok(Continue(n.max(CALL)))
     }
 
     /// Gives the protocol the input.
@@ -356,6 +358,10 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         trace!("  shutdown(write)");
         self.socket.stream().shutdown_write()?;
         self.last_moved = context.now;
+        if matches!(self.state, State::EndOfInput | State::HalfClosed) {
+            // After the end of the stream nothing more can arrive.
+            self.discarded = DISCARD;
+        }
         self.end(State::Lingering, reason);
         Ok(())
     }
