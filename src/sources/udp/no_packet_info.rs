@@ -5,8 +5,6 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use crate::sources::udp::socket::Datagram;
-
 pub(crate) const IS_SUPPORTED: bool = false;
 
 /// There is none.
@@ -23,7 +21,10 @@ pub(crate) fn enable(_: &socket2::Socket, _: bool) -> io::Result<()> {
     Err(ErrorKind::Unsupported.into())
 }
 
-pub(crate) fn receive(_: impl AsFd, _: &mut [u8]) -> io::Result<Datagram> {
+/// Length, source and asked address of a datagram.
+pub(crate) type Received = (usize, Option<SocketAddr>, Option<Asked>);
+
+pub(crate) fn receive(_: impl AsFd, _: &mut [u8]) -> io::Result<Received> {
     Err(ErrorKind::Unsupported.into())
 }
 

@@ -14,8 +14,6 @@ use nix::sys::socket::{
     sockopt,
 };
 
-use crate::sources::udp::socket::{Datagram, no_source};
-
 /// Whether this system can report the address.
 pub(crate) const IS_SUPPORTED: bool = true;
 
@@ -69,15 +67,17 @@ pub(crate) fn enable(socket: &socket2::Socket, is_ipv6: bool) -> io::Result<()> 
     Ok(())
 }
 
-pub(crate) fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<Datagram> {
+/// Length, source and asked address of a datagram.
+pub(crate) type Received = (usize, Option<SocketAddr>, Option<Asked>);
+
+pub(crate) fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<Received> {
     let fd = socket.as_fd().as_raw_fd();
     let mut control = Control([0; 256]);
     let mut room = [IoSliceMut::new(room)];
     let flags = MsgFlags::empty();
     let message = recvmsg::<SockaddrStorage>(fd, &mut room, Some(&mut control.0), flags)?;
     let asked = message.cmsgs().ok().and_then(|mut messages| messages.find_map(|m| Asked::of(&m)));
-    let source = message.address.as_ref().and_then(socket_address).ok_or_else(no_source)?;
-    Ok(Datagram { length: message.bytes, source, asked })
+    Ok((message.bytes, message.address.as_ref().and_then(socket_address), asked))
 }
 
 fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {

@@ -106,12 +106,14 @@ impl Socket {
     }
 
     fn receive_once(&self, room: &mut [u8]) -> io::Result<Datagram> {
-        if self.reports_asked {
-            return packet_info::receive(&self.io, room);
-        }
-        let (length, _, source) = recvfrom(&self.io, room, RecvFlags::empty())?;
-        let source = source.and_then(|source| source.try_into().ok()).ok_or_else(no_source)?;
-        Ok(Datagram { length, source, asked: None })
+        let (length, source, asked) = if self.reports_asked {
+            packet_info::receive(&self.io, room)?
+        } else {
+            let (length, _, source) = recvfrom(&self.io, room, RecvFlags::empty())?;
+            (length, source.and_then(|source| source.try_into().ok()), None)
+        };
+        let source = source.ok_or_else(no_source)?;
+        Ok(Datagram { length, source, asked })
     }
 
     /// Sends an answer, from the address that was asked if that is known. `None` stands for "would block".
@@ -162,6 +164,6 @@ fn bring_to_known_state(socket: &socket2::Socket, address: SocketAddr) -> io::Re
 
 /// A socket that was shut down answers at once, with nothing and from nobody.
 #[cold]
-pub(crate) fn no_source() -> io::Error {
+fn no_source() -> io::Error {
     io::Error::new(ErrorKind::NotConnected, "the socket was shut down")
 }
