@@ -13,12 +13,14 @@ use std::sync::{Arc, LazyLock};
 use Action::{Close, Due, Echo, Hint, Stop, Surplus, Take, Turn};
 use echoloop::load::client::{Client, ConnectingStream};
 use echoloop::load::clock::Nanos;
-use echoloop::load::messages::{ClientOptions, Context, Driven, Failure, InFlight, Load, Next};
+use echoloop::load::messages::{
+    ClientOptions, Context, Driven, Failure, InFlight, Load, Next, Progress,
+};
 use echoloop::load::noise::Noise;
 use echoloop::load::payload::Payload;
 use echoloop::load::shape::Shape;
 use echoloop::net::nonblocking::Stream;
-use echoloop::net::ready::{Progress, Readiness};
+use echoloop::net::ready::Readiness;
 use proptest::prelude::*;
 
 /// What `src/load/messages.rs` promises, under the same name.

@@ -21,11 +21,13 @@
 use std::io::{self, ErrorKind};
 
 use crate::load::clock::Nanos;
-use crate::load::messages::{ClientOptions, Context, Driven, Failure, InFlight, Load, Next};
+use crate::load::messages::{
+    ClientOptions, Context, Driven, Failure, InFlight, Load, Next, Progress,
+};
 use crate::load::payload::{Cursor, Payload};
 use crate::load::pipeline::Pipeline;
 use crate::net::nonblocking::{Received, Sent, Stream};
-use crate::net::ready::{Latched, Progress, Readiness};
+use crate::net::ready::{Latched, Readiness};
 
 /// A stream whose connect was begun and may not be complete.
 pub trait ConnectingStream: Stream {

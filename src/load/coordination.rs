@@ -3,9 +3,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use mio::Waker;
-
 use crate::load::clock::{Clock, Nanos};
+use crate::net::waker::Waker;
 
 /// The state that the loops share. They only meet at the start and at an early end.
 #[derive(Debug)]

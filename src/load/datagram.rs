@@ -18,9 +18,11 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 
 use crate::load::clock::Nanos;
-use crate::load::messages::{CHUNK, Context, Driven, Failure, InFlight, Load, Next, Stray};
+use crate::load::messages::{
+    CHUNK, Context, Driven, Failure, InFlight, Load, Next, Progress, Stray,
+};
 use crate::load::payload::Cursor;
-use crate::net::ready::{Progress, Readiness};
+use crate::net::ready::Readiness;
 
 /// Most datagrams that one drive receives, so that no socket keeps the others waiting.
 const RECV_BUDGET: usize = 32;

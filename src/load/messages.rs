@@ -5,7 +5,19 @@ use std::io;
 
 use crate::load::clock::Nanos;
 use crate::load::payload::Payload;
-use crate::net::ready::{Progress, Readiness};
+use crate::net::ready::Readiness;
+
+/// State of a client after it was driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing can be done before the next event.
+    Blocked,
+    /// The budget of this turn is used up and there is more to do. No event will say so: the connection
+    /// belongs in the run queue.
+    Again,
+    /// The conversation is over: close the connection.
+    Done,
+}
 
 /// What a loop drives: the client of a stream, or of datagrams.
 pub trait Driven {

@@ -21,7 +21,7 @@ use crate::load::results::statistics::Statistics;
 use crate::load::results::{Generator, Results};
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
-use crate::load::worker::event_loop::{self, Finished, Worker};
+use crate::load::worker::event_loop::{Finished, WAKER, Worker};
 use crate::load::worker::reporter::Reporter;
 use crate::load::worker::usage::Usage;
 use crate::net::socket::Socket;
@@ -58,9 +58,9 @@ impl Run {
     /// # Errors
     /// No file descriptors are left.
     pub fn new(plan: &Plan) -> io::Result<Run> {
-        let waits = (0..plan.threads).map(|_| Wait::new(plan.busy_poll));
-        let waits = waits.collect::<io::Result<Vec<_>>>()?;
-        let wakers = waits.iter().map(event_loop::waker).collect::<io::Result<_>>()?;
+        let waits = (0..plan.threads).map(|_| Wait::new(plan.busy_poll, WAKER));
+        let (waits, wakers): (Vec<_>, _) =
+            waits.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
         let coordination = Arc::new(Coordination::new(wakers));
         let payload = Payload::new(Noise::new(plan.seed), plan.shape.clone());
         let (sender, snapshots) = mpsc::sync_channel(SNAPSHOTS * plan.threads);

@@ -74,18 +74,6 @@ pub fn interest() -> Interest {
     return both;
 }
 
-/// State of a connection, on either side, after it was driven.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing can be done before the next event.
-    Blocked,
-    /// The budget of this turn is used up and there is more to do. No event will say so: the connection
-    /// belongs in the run queue.
-    Again,
-    /// The conversation is over: close the connection.
-    Done,
-}
-
 /// A stream together with its latched readiness.
 #[derive(Debug)]
 pub struct Latched<S> {

@@ -3,14 +3,16 @@
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
-use mio::{Events, Poll, Registry};
+use mio::{Events, Poll, Registry, Token};
 
 use crate::net::deadline::after;
+use crate::net::waker::{Waker, Wakeups, waker};
 
 /// A poll, and how to wait in it. The server's loop and the load tester's loops each have one.
 #[derive(Debug)]
 pub struct Wait {
     poll: Poll,
+    wakeups: Wakeups,
     busy_poll: Option<Duration>,
     /// Until this time the poll does not sleep.
     busy_until: Option<Instant>,
@@ -19,13 +21,22 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Makes the poll. After an event it is asked again without sleeping for the duration `busy_poll`:
-    /// going to sleep and waking up is most of the latency of a lone connection.
+    /// Makes the poll, and a waker whose wake-ups are events with the given token. After an event the poll is
+    /// asked again without sleeping for the duration `busy_poll`: going to sleep and waking up is most of the
+    /// latency of a lone connection.
     ///
     /// # Errors
     /// Those of `epoll_create1(2)` or its equivalent, for example no more files.
-    pub fn new(busy_poll: Option<Duration>) -> io::Result<Wait> {
-        Ok(Wait { poll: Poll::new()?, busy_poll, busy_until: None, now: Instant::now() })
+    pub fn new(busy_poll: Option<Duration>, token: Token) -> io::Result<(Wait, Waker)> {
+        let poll = Poll::new()?;
+        let (waker, wakeups) = waker(poll.registry(), token)?;
+        let (busy_until, now) = (None, Instant::now());
+        Ok((Wait { poll, wakeups, busy_poll, busy_until, now }, waker))
+    }
+
+    /// Takes the wake-ups that an event has reported.
+    pub fn take_wakeups(&mut self) {
+        self.wakeups.take();
     }
 
     /// Returns the registry of the poll.

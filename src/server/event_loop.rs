@@ -16,7 +16,6 @@ use crate::net::address::Address;
 use crate::net::endpoint::Endpoint;
 use crate::net::ready::Readiness;
 use crate::net::wait::Wait;
-use crate::net::waker::{Wakeups, waker};
 use crate::protocol::{Echo, Protocol};
 use crate::server::config::Config;
 use crate::server::connections::Connections;
@@ -42,7 +41,6 @@ const WAKER: usize = usize::MAX - 1;
 pub struct Server<P: Protocol = Echo> {
     wait: Wait,
     stopper: Stopper,
-    wakeups: Wakeups,
     listeners: Listeners,
     connections: Connections<P>,
     sources: SourceSet,
@@ -87,8 +85,7 @@ impl<P: Protocol> Server<P> {
             [] if inherited.is_empty() && config.default_endpoint => &default,
             endpoints => endpoints,
         };
-        let wait = Wait::new(config.busy_poll)?;
-        let (waker, wakeups) = waker(wait.registry(), Token(WAKER))?;
+        let (wait, waker) = Wait::new(config.busy_poll, Token(WAKER))?;
         let mut listeners = Listeners::adopt(inherited, endpoints, &config.listen)?;
         listeners.register(|socket, number| {
             wait.registry().register(socket, Token(LISTENERS + number), Interest::READABLE)
@@ -96,7 +93,6 @@ impl<P: Protocol> Server<P> {
         Ok(Server {
             wait,
             stopper: Stopper::new(waker),
-            wakeups,
             listeners,
             connections: Connections::new(protocol, config),
             sources: SourceSet::default(),
@@ -201,7 +197,7 @@ impl<P: Protocol> Server<P> {
     }
 
     fn woken(&mut self) -> io::Result<()> {
-        self.wakeups.take();
+        self.wait.take_wakeups();
         if self.stopper.is_wanted() {
             self.begin_drain()?;
         }

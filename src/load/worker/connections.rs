@@ -7,14 +7,14 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::load::clock::{Clock, Moment, Nanos};
-use crate::load::messages::{ClientOptions, Context, Load, Next};
+use crate::load::messages::{ClientOptions, Context, Load, Next, Progress};
 use crate::load::payload::Payload;
 use crate::load::plan::Plan;
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connector::{ConnectQueue, Connector};
 use crate::load::worker::workload::{Stage, Workload};
 use crate::net::deadline::Deadlines;
-use crate::net::ready::{Progress, Readiness};
+use crate::net::ready::Readiness;
 
 /// Most messages that one turn sends because they are due.
 const DUE_BUDGET: usize = 1024;

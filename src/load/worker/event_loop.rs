@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Token, Waker};
+use mio::{Events, Token};
 
 use crate::load::clock::Nanos;
 use crate::load::coordination::Coordination;
@@ -19,7 +19,8 @@ use crate::net::deadline::after;
 use crate::net::ready::Readiness;
 use crate::net::wait::Wait;
 
-const WAKER: Token = Token(usize::MAX - 1);
+/// Token of the wake-ups.
+pub(crate) const WAKER: Token = Token(usize::MAX - 1);
 const ALARM: Token = Token(usize::MAX - 2);
 
 /// Most events that one wait returns.
@@ -64,11 +65,6 @@ pub(crate) struct Finished {
     pub(crate) usage: Usage,
 }
 
-/// Returns a waker for the loop with this wait.
-pub(crate) fn waker(wait: &Wait) -> io::Result<Waker> {
-    Waker::new(wait.registry(), WAKER)
-}
-
 impl<C: Connect> Worker<C> {
     pub(crate) fn new(
         wait: Wait,
@@ -102,6 +98,9 @@ impl<C: Connect> Worker<C> {
             let queued = self.connections.run_queue.len();
             self.wait(&mut events)?;
             for event in &events {
+                if event.token() == WAKER {
+                    self.wait.take_wakeups();
+                }
                 self.connections.on_event(event.token().0, Readiness::from(event));
             }
             self.connections.run_queued(queued);
