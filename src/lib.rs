@@ -1,5 +1,5 @@
-//! A TCP echo server as one nonblocking event loop on mio, and a load tester on the same pattern: to
-//! run, to embed, and to read.
+//! An echo server for TCP, Unix sockets and UDP as one nonblocking event loop on mio, and a load tester on
+//! the same pattern: to run, to embed, and to read.
 //!
 //! # Inside-out
 //!
@@ -50,8 +50,8 @@
 //! 8. [`counters`], what was done, and [`source`], what else lives on the poll; `sources` has four, and
 //!    `sources::udp` is the echo of datagrams;
 //! 9. the drain, in `server/drain.rs` and `server/timeouts.rs`;
-//! 10. `load`: the same from the side that connects. `load::client` is the other state machine,
-//!     `load::schedule` says when a message is due.
+//! 10. `load`: the same from the side that connects. `load::client` is the other state machine, for streams,
+//!     `load::datagram` the one for datagrams, and `load::schedule` says when a message is due.
 //!
 //! # The HOWTO's sections, and where they are here
 //!
