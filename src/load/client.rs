@@ -17,6 +17,8 @@
 //! It differs from the server's connection in one rule: there is no back-pressure. It sends and
 //! receives at the same time. A message may be larger than all the buffers on its way, and a client
 //! that sent all of it before it received would wait for ever.
+//!
+//! (One file, so that the table of states and the code that follows it are read together.)
 
 use std::io::{self, ErrorKind};
 

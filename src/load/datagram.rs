@@ -13,6 +13,8 @@
 //! A datagram of less than 8 bytes is matched by its content, with the oldest that is the same. Then an
 //! answer that belongs to another message of the same content cannot be told apart: after a loss, late
 //! answers and duplicates can count as answers of messages in flight.
+//!
+//! (One file, so that the rules of matching and the code that follows them are read together.)
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};

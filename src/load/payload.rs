@@ -5,6 +5,8 @@
 //! newline, which follow from the number of the message. The length of a message follows from its
 //! number too. So nothing has to be kept until it comes back, every message differs from all others,
 //! and a misplaced byte is found, wherever it belongs.
+//!
+//! (One file: making bytes and checking them must agree.)
 
 use std::num::NonZero;
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! What to load, with what, and for how long; checked before anything runs.
+//!
+//! (Longer than other files: most of it is a setter for each option.)
 
 use std::borrow::Cow;
 use std::error::Error;

@@ -15,6 +15,8 @@
 //!
 //! Pages are mapped, not allocated. An allocator returns memory to the system only from the end of its
 //! heap, where one small allocation that outlives a burst keeps all of the burst.
+//!
+//! (One file: page, buffer and pool know the insides of each other.)
 
 use std::io;
 use std::mem;

@@ -1,4 +1,7 @@
 //! The connections of a server: a slab, and who is driven when.
+//!
+//! (One file: run queue, deadlines and counters must agree whenever a connection is opened, driven or
+//! closed.)
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -2,6 +2,8 @@
 //!
 //! One place waits, [`Wait::wait`], at the top of a turn. Everything below it is a short answer to "this
 //! socket may be ready".
+//!
+//! (One file, so that a turn can be read from top to bottom.)
 
 use std::fmt;
 use std::io;
