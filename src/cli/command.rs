@@ -7,6 +7,17 @@ use clap::Parser;
 
 use crate::net::escape::one_line;
 
+/// The `main` of a command: parses the command line, runs, and reports the error.
+pub fn main<T: Parser>(run: impl FnOnce(&T) -> io::Result<ExitCode>) -> ExitCode {
+    match parse::<T>() {
+        Ok(options) => run(&options).unwrap_or_else(|e| {
+            complain(T::command().get_name(), &e.to_string());
+            ExitCode::FAILURE
+        }),
+        Err(exit) => exit,
+    }
+}
+
 /// Parses the command line of this process.
 ///
 /// # Errors

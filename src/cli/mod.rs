@@ -3,4 +3,4 @@
 mod command;
 pub mod units;
 
-pub use command::{complain, parse, usage};
+pub use command::{complain, main, parse, usage};

@@ -129,13 +129,7 @@ Exit codes:
   128 + N  stopped by a second signal, number N";
 
 fn main() -> ExitCode {
-    match cli::parse::<Options>() {
-        Ok(options) => run(&options).unwrap_or_else(|e| {
-            cli::complain(NAME, &e.to_string());
-            ExitCode::FAILURE
-        }),
-        Err(exit) => exit,
-    }
+    cli::main(run)
 }
 
 fn run(options: &Options) -> io::Result<ExitCode> {

@@ -20,13 +20,7 @@ use options::{Format, NAME, Options};
 use progress::Progress;
 
 fn main() -> ExitCode {
-    match cli::parse::<Options>() {
-        Ok(options) => run(&options).unwrap_or_else(|e| {
-            cli::complain(NAME, &e.to_string());
-            ExitCode::FAILURE
-        }),
-        Err(exit) => exit,
-    }
+    cli::main(run)
 }
 
 fn run(options: &Options) -> io::Result<ExitCode> {
