@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::process::ExitStatus;
 use std::time::Duration;
-use std::{io, iter, mem};
+use std::{io, mem};
 
 use serde_json::Value;
 
@@ -12,15 +12,24 @@ use crate::options::Options;
 use crate::process::Process;
 use crate::sample::Sample;
 use crate::servers::{KINDS, LOOP};
+use crate::transport::Transport;
 use crate::workload::{Placement, Workload};
 use crate::{hold, load, tree};
 
 /// The name of the daemon.
 pub const OURS: &str = "echod";
 
+/// Where the servers listen: any free port.
+const ADDRESS: &str = "127.0.0.1:0";
+
+/// The options and the endpoint of the daemon for datagrams. By default it answers one source address,
+/// as the load has it, 10,000 times a second at most.
+const UDP: [&str; 3] = ["--udp-rate", "10M", "udp://127.0.0.1:0"];
+
 /// A server that takes part.
 pub struct Contender {
     pub name: String,
+    pub transport: Transport,
     command: Vec<String>,
     /// The most connections that it is measured with.
     pub most: usize,
@@ -31,24 +40,32 @@ pub struct Contender {
 }
 
 impl Contender {
+    /// A server of TCP with one thread for all connections, as far as is known.
     fn new(name: &str, command: Vec<String>) -> Contender {
-        let (most, idle, arrival) = (LOOP.most, LOOP.idle, LOOP.arrival);
-        Contender { name: name.into(), command, most, idle, arrival }
+        let (transport, most, idle, arrival) = (LOOP.transport, LOOP.most, LOOP.idle, LOOP.arrival);
+        Contender { name: name.into(), transport, command, most, idle, arrival }
     }
 
-    /// The daemon, the servers that the user named, and the peers.
+    /// The daemon, once for each transport, the servers that the user named, and the peers.
     pub fn all(options: &Options) -> io::Result<Vec<Contender>> {
-        let ours = Contender::new(OURS, vec![env!("CARGO_BIN_EXE_echod").into(), "-q".into()]);
-        let also = options.also.iter().map(|(name, command)| Contender::new(name, command.clone()));
+        let daemon = |words: &[&str]| {
+            let command = [env!("CARGO_BIN_EXE_echod"), "-q"].iter().chain(words);
+            Contender::new(OURS, command.map(ToString::to_string).collect())
+        };
+        let ours = [daemon(&[ADDRESS]), Contender { transport: Transport::Udp, ..daemon(&UDP) }];
+        let with_address = |command: &[String]| [command, &[ADDRESS.into()]].concat();
+        let also = options.also.iter();
+        let also = also.map(|(name, command)| Contender::new(name, with_address(command)));
         let itself = std::env::current_exe()?.display().to_string();
         let peers = KINDS.iter().map(|kind| Contender {
             name: kind.name.into(),
-            command: vec![itself.clone(), "--serve".into(), kind.name.into()],
+            transport: kind.transport,
+            command: [&itself, "--serve", kind.name, ADDRESS].map(Into::into).into(),
             most: kind.most,
             idle: kind.idle,
             arrival: kind.arrival,
         });
-        Ok(iter::once(ours).chain(also).chain(peers).collect())
+        Ok(ours.into_iter().chain(also).chain(peers).collect())
     }
 }
 
@@ -56,7 +73,7 @@ impl Contender {
 pub struct Server<'a> {
     pub contender: &'a Contender,
     process: Process,
-    pub address: String,
+    address: String,
     /// A process that keeps idle connections open.
     holder: Option<Process>,
     /// What was measured so far.
@@ -65,9 +82,7 @@ pub struct Server<'a> {
 
 impl<'a> Server<'a> {
     pub fn start(contender: &'a Contender, cpu: usize) -> Result<Server<'a>, Error> {
-        let mut command = contender.command.clone();
-        command.push("127.0.0.1:0".into());
-        let mut process = Process::pinned(cpu, &command)?;
+        let mut process = Process::pinned(cpu, &contender.command)?;
         let address = process.address().map_err(|e| format!("{}: {e}", contender.name))?;
         Ok(Server { contender, process, address, holder: None, rounds: Vec::new() })
     }
@@ -78,6 +93,11 @@ impl<'a> Server<'a> {
         let rounds = mem::take(&mut self.rounds);
         *self = Server { rounds, ..Server::start(self.contender, cpu)? };
         Ok(())
+    }
+
+    /// The endpoint for the load tester.
+    pub fn endpoint(&self) -> String {
+        format!("{}://{}", self.contender.transport, self.address)
     }
 
     /// Opens idle connections to it and keeps them open.
@@ -114,7 +134,7 @@ impl<'a> Server<'a> {
         );
         let mut meter = CpuMeter::new(self.process.id(), warm_up..warm_up + duration);
         let observe = |interval: &Value| meter.observe(interval);
-        let report = load::run(placement.load, &self.address, &options, observe)?;
+        let report = load::run(placement.load, &self.endpoint(), &options, observe)?;
         let number = |path: &str| report.pointer(path).and_then(Value::as_f64);
         let number = |path| number(path).ok_or_else(|| format!("the report has no {path}"));
         self.rounds.push(Sample {

@@ -11,12 +11,12 @@ use crate::process::Process;
 /// Any verdict other than "ok", and any error that the report counts.
 pub fn run(
     cpu: usize,
-    address: &str,
+    endpoint: &str,
     options: &str,
     mut observe: impl FnMut(&Value),
 ) -> Result<Value, Error> {
     let itself = env!("CARGO_BIN_EXE_echoload");
-    let words = format!("-q --output-format ndjson {options} tcp://{address}");
+    let words = format!("-q --output-format ndjson {options} {endpoint}");
     let command: Vec<String> =
         [itself].into_iter().chain(words.split(' ')).map(Into::into).collect();
     let mut load = Process::pinned(cpu, &command)?;

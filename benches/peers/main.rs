@@ -3,9 +3,10 @@
 //!
 //! **What is measured.** The daemon with its default options; a bare epoll loop, which is the limit; a
 //! task for each connection, on tokio (in two ways) and on smol; a thread for each connection; a
-//! process for each connection. Each peer is the smallest correct program of its kind, in its own file
-//! under `servers/`. The load comes from `echoload`, in its own process, on one thread. It checks every
-//! byte, and any error fails the benchmark.
+//! process for each connection. For datagrams: the daemon, with a rate that limits nothing, and a bare
+//! loop of recvfrom and sendto, which is the limit there. Each peer is the smallest correct program of
+//! its kind, in its own file under `servers/`. The load comes from `echoload`, in its own process, on
+//! one thread. It checks every byte, and any error fails the benchmark.
 //!
 //! **How.** The speed of a machine changes by tens of percent within minutes. So rounds are short. In
 //! each round every server is measured once, in an order that rotates and changes its direction, as a
@@ -42,6 +43,7 @@ mod process;
 mod report;
 mod sample;
 mod servers;
+mod transport;
 mod tree;
 mod workload;
 
@@ -87,7 +89,7 @@ fn check() -> Result<(), Error> {
     let options: Options = clap::Parser::parse_from([NAME]);
     for (contender, cpu) in Contender::all(&options)?.iter().zip(process::cpus()?.iter().cycle()) {
         measure::check(contender, *cpu)?;
-        println!("{} echoes correctly", contender.name);
+        println!("{} echoes correctly over {}", contender.name, contender.transport);
     }
     Ok(())
 }

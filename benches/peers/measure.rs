@@ -12,7 +12,8 @@ use crate::options::Options;
 use crate::process::Process;
 use crate::report::{Memory, Row, Table};
 use crate::sample::{median, median_ratio};
-use crate::servers::LIMIT;
+use crate::servers::limit;
+use crate::transport::Transport;
 use crate::workload::{Placement, Workload};
 use crate::{hold, load};
 
@@ -35,17 +36,25 @@ fn room() -> usize {
     limits::raise_file_limit(0).saturating_sub(OWN_FILES)
 }
 
-/// Checks that a server echoes correctly: long streams with a half-close, short ones, and many
-/// connections one after the other.
+/// What a server must echo correctly: long streams with a half-close, short ones, and many connections
+/// one after the other.
+const STREAMS: [&str; 3] =
+    ["-c 8 -p 4 -n 64 -l 1MiB --half-close", "-c 50 -n 5k --half-close", "-c 8 -n 200 --reconnect"];
+
+/// The same for datagrams: of any length, the longest, and many short ones. Those in flight fit into a
+/// receive buffer.
+const DATAGRAMS: [&str; 3] = ["-c 8 -n 1k -l 0..1472", "-c 1 -n 64 -l 65507", "-c 50 -n 5k"];
+
+/// Checks that a server echoes correctly.
 pub fn check(contender: &Contender, cpu: usize) -> Result<(), Error> {
     expect_within(Duration::ZERO);
     let mut server = Server::start(contender, cpu)?;
-    for options in [
-        "-c 8 -p 4 -n 64 -l 1MiB --half-close",
-        "-c 50 -n 5k --half-close",
-        "-c 8 -n 200 --reconnect",
-    ] {
-        load::run(cpu, &server.address, options, |_| {}).map_err(|e| server.blame(&e))?;
+    let loads = match contender.transport {
+        Transport::Tcp => STREAMS,
+        Transport::Udp => DATAGRAMS,
+    };
+    for options in loads {
+        load::run(cpu, &server.endpoint(), options, |_| {}).map_err(|e| server.blame(&e))?;
     }
     Ok(())
 }
@@ -65,8 +74,11 @@ pub fn table(
             "the limit of open files leaves room for {active} connections and {idle} idle ones only"
         ));
     }
-    let (able, unable): (Vec<_>, Vec<_>) =
-        contenders.iter().partition(|contender| active + idle <= contender.most);
+    let transport = workload.transport;
+    let (able, unable): (Vec<_>, Vec<_>) = contenders
+        .iter()
+        .filter(|contender| contender.transport == transport)
+        .partition(|contender| active + idle <= contender.most);
     for Contender { name, most, .. } in unable {
         notes.push(format!("{name} are for {most} connections at most"));
     }
@@ -76,7 +88,7 @@ pub fn table(
     let (servers, without_idle): (Vec<_>, Vec<_>) =
         servers.into_iter().partition(|server| idle == 0 || server.holds_idle_connections());
     let find = |name| servers.iter().find(|server| server.contender.name == name);
-    let limit = find(LIMIT).map(|server| server.rounds.clone()).unwrap_or_default();
+    let limit = find(limit(transport)).map(|server| server.rounds.clone()).unwrap_or_default();
     let beside_idle = find(OURS)
         .zip(without_idle.first())
         .map(|(with, without)| median_ratio(&with.rounds, &without.rounds));
@@ -142,7 +154,8 @@ pub fn memory(contenders: &[Contender], placement: Placement) -> Result<Vec<Memo
         let bytes = server.memory().saturating_sub(before) / connections as u64;
         Ok(Memory { server: contender.name.clone(), connections, bytes })
     };
-    contenders.iter().map(measure).collect()
+    let of_streams = contenders.iter().filter(|contender| contender.transport == Transport::Tcp);
+    of_streams.map(measure).collect()
 }
 
 /// Milliseconds from the start of the daemon to the first echo: the median of several starts.

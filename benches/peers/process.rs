@@ -39,7 +39,7 @@ impl Process {
     /// The address in its first line, in the form that echod prints.
     pub fn address(&mut self) -> io::Result<String> {
         let line = self.line()?.ok_or_else(|| io::Error::other("printed no address"))?;
-        Ok(line.trim_start_matches("tcp://").to_owned())
+        Ok(line.split_once("://").map_or(line.as_str(), |(_, address)| address).to_owned())
     }
 
     /// Its exit status, if it has ended.

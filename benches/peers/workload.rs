@@ -4,9 +4,13 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::transport::Transport;
+
 #[derive(Clone, Serialize)]
 pub struct Workload {
     pub name: &'static str,
+    pub transport: Transport,
+    /// The sockets of the load tester.
     pub connections: usize,
     /// Additional connections that are open and idle.
     pub idle: usize,
@@ -14,7 +18,7 @@ pub struct Workload {
     pub options: &'static str,
 }
 
-pub const WORKLOADS: [Workload; 9] = [
+pub const WORKLOADS: [Workload; 11] = [
     Workload::new("1 connection", 1, "-l 64"),
     Workload::new("50 connections", 50, "-l 64"),
     Workload::new("1000 connections", 1000, "-l 64"),
@@ -29,11 +33,13 @@ pub const WORKLOADS: [Workload; 9] = [
     // Each connection leaves a port in TIME_WAIT for a minute. The load tester then uses further
     // addresses of 127.0.0.0/8; there are enough of them for short rounds.
     Workload::new("50 connections, a new one for each message", 50, "-l 64 --reconnect"),
+    Workload { transport: Transport::Udp, ..Workload::new("1 UDP socket", 1, "-l 64") },
+    Workload { transport: Transport::Udp, ..Workload::new("50 UDP sockets", 50, "-l 64") },
 ];
 
 impl Workload {
     const fn new(name: &'static str, connections: usize, options: &'static str) -> Workload {
-        Workload { name, connections, idle: 0, options }
+        Workload { name, transport: Transport::Tcp, connections, idle: 0, options }
     }
 
     /// The same workload, with its connections reduced in proportion to at most `room`.

@@ -1,4 +1,4 @@
-//! The peers: for each kind of server the smallest correct program. Each handles short sends,
+//! The peers: for each kind of server the smallest correct program. Each of TCP handles short sends,
 //! back-pressure and half-close, and all but one receive into 64 KiB.
 
 use std::io;
@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use echoloop::process::limits;
 
+use crate::transport::Transport;
+
+mod datagrams;
 mod epoll;
 mod listener;
 mod processes;
@@ -18,6 +21,7 @@ pub use processes::copy;
 
 pub struct Kind {
     pub name: &'static str,
+    pub transport: Transport,
     serve: fn(SocketAddr) -> io::Result<()>,
     /// The most connections that it is measured with.
     pub most: usize,
@@ -27,11 +31,16 @@ pub struct Kind {
     pub arrival: Duration,
 }
 
-/// The server that all others are compared with.
-pub const LIMIT: &str = KINDS[0].name;
+/// The bare loop, which the other servers of the same transport are compared with.
+pub fn limit(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "epoll",
+        Transport::Udp => "recvfrom",
+    }
+}
 
-/// All peers, the limit first.
-pub const KINDS: [Kind; 6] = [
+/// All peers.
+pub const KINDS: [Kind; 7] = [
     Kind { name: "epoll", serve: epoll::serve, ..LOOP },
     Kind { name: "tokio", serve: tokio::serve, ..LOOP },
     Kind { name: "tokio-copy", serve: tokio::serve_by_copy, ..LOOP },
@@ -42,6 +51,7 @@ pub const KINDS: [Kind; 6] = [
         most: 10_000,
         idle: 1000,
         arrival: Duration::from_micros(150),
+        ..LOOP
     },
     Kind {
         name: "processes",
@@ -49,12 +59,15 @@ pub const KINDS: [Kind; 6] = [
         most: 1000,
         idle: 200,
         arrival: Duration::from_millis(5),
+        ..LOOP
     },
+    Kind { name: "recvfrom", transport: Transport::Udp, serve: datagrams::serve, ..LOOP },
 ];
 
 /// The common values of servers with one thread for all connections.
 pub const LOOP: Kind = Kind {
     name: "",
+    transport: Transport::Tcp,
     serve: epoll::serve,
     most: usize::MAX,
     idle: 10_000,
