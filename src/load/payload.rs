@@ -244,6 +244,12 @@ impl Payload {
 /// Number of bytes of the number of a datagram.
 const NUMBER: usize = 8;
 
+/// An odd number, and its inverse modulo 2^64. A product with the first one differs in many bits when its
+/// other factor differs in one; the second one takes it back.
+const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+const GATHER: u64 = 0xF1DE_83E1_9937_733D;
+const _: () = assert!(SPREAD.wrapping_mul(GATHER) == 1);
+
 /// Datagrams. Each has its own piece of the stream, and begins with its number if it has room for it.
 impl Payload {
     /// Returns a datagram of a stream, written to the beginning of `room`.
@@ -256,7 +262,7 @@ impl Payload {
         let datagram = &mut room[..self.length(stream, number) as usize];
         self.noise.fill(datagram_place(stream, number), datagram);
         if let Some(head) = datagram.first_chunk_mut() {
-            *head = (number ^ stream.place.key()).to_be_bytes();
+            *head = (number.wrapping_mul(SPREAD) ^ stream.place.key()).to_be_bytes();
         }
         datagram
     }
@@ -276,10 +282,12 @@ impl Payload {
 }
 
 impl Cursor {
-    /// Returns the number that a datagram of this stream carries, if it is long enough. The key of the
-    /// stream is mixed in, so that one of another stream has a number that nothing was sent with.
+    /// Returns the number that a datagram of this stream carries, if it is long enough. It is multiplied by a
+    /// constant, so that a changed bit makes it a number of nothing that was sent, and not that of its
+    /// neighbour. The key of the stream does the same for datagrams of other streams.
     pub(super) fn datagram_number(&self, got: &[u8]) -> Option<u64> {
-        got.first_chunk().map(|head: &[u8; NUMBER]| u64::from_be_bytes(*head) ^ self.place.key())
+        let head: &[u8; NUMBER] = got.first_chunk()?;
+        Some((u64::from_be_bytes(*head) ^ self.place.key()).wrapping_mul(GATHER))
     }
 }
 
@@ -304,6 +312,23 @@ mod tests {
         let is_free = !matches!(framing, Kind::Fixed(_) | Kind::Typed(_));
         let lengths = Some(6..=300).filter(|_| is_free);
         Payload::new(Noise::new(seed), Shape::new(framing, lengths).expect("a shape"))
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_number_of_a_datagram_makes_it_that_of_no_other() {
+        let payload = payload(7, "raw");
+        let stream = payload.start(3);
+        for number in [0, 1, 2, 1000, 1 << 40] {
+            let mut room = [0; 1024];
+            let length = payload.datagram(&stream, number, &mut room).len();
+            assert_eq!(stream.datagram_number(&room[..length]), Some(number));
+            for bit in 0..64 {
+                let mut flipped = room;
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let found = stream.datagram_number(&flipped[..length]).unwrap();
+                assert!(found.abs_diff(number) > 1 << 56, "{number} became {found}");
+            }
+        }
     }
 
     fn bytes(payload: &Payload, at: Cursor, length: usize) -> Vec<u8> {
