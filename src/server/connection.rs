@@ -206,8 +206,7 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
     /// Receives, and gives the protocol what came. Returns what that takes from the budget.
     fn receive(&mut self, context: &mut Context<P>) -> io::Result<usize> {
         let mut room = self.input.room(&mut context.pool)?;
-        let received = self.socket.recv(room.bytes_mut());
-        let received = match received {
+        let received = match self.socket.recv(room.bytes_mut()) {
             Ok(received) => received,
             Err(e) => {
                 trace_error("recv", &e);
