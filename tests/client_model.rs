@@ -799,7 +799,7 @@ fn a_connection_for_one_message_sends_it_and_ends() {
         let mut model = Model::<true>::new(setup);
         let payload = setup.payload();
         let socket = Socket(Rc::clone(&model.world));
-        model.client = Client::new(socket, 3, payload.start(0), 0).for_one(1, &payload);
+        model.client = Client::new(socket, 3, payload.start(0), 0).with_first(1, true, &payload);
         {
             let mut world = model.world();
             world.messages.push(None);

@@ -76,11 +76,11 @@ impl<S: ConnectingStream> Client<S> {
         }
     }
 
-    /// Makes it a client for a single message, which was due at `due`.
+    /// Makes it a client for a message that was due at `due`; for no other one if it is the last.
     #[must_use]
-    pub fn for_one(mut self, due: Nanos, payload: &Payload) -> Client<S> {
+    pub fn with_first(mut self, due: Nanos, is_last: bool, payload: &Payload) -> Client<S> {
         self.pipeline.start(payload, due, self.last_progress);
-        self.is_last = true;
+        self.is_last = is_last;
         self
     }
 

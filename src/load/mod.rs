@@ -5,7 +5,7 @@
 //! [`DatagramClient`](datagram::DatagramClient) that of one UDP socket. [`Schedule`](schedule::Schedule)
 //! says when their messages are due, and [`Payload`](payload::Payload) makes and checks every byte.
 //! There are as many loops as threads, each with a part of the connections. They share nothing but the
-//! start and an early end.
+//! start, an early end, and the outages of the server.
 //!
 //! ```
 //! use echoloop::load::{Plan, Run, Stop};
@@ -35,14 +35,17 @@
     reason = "what is cast is bounded by the size of a buffer, or is a figure of a report"
 )]
 
+mod backoff;
 pub mod client;
 pub mod clock;
 mod coordination;
 pub mod datagram;
 mod due_times;
 pub mod fault;
+mod lookup;
 pub mod messages;
 pub mod noise;
+pub mod outage;
 pub mod payload;
 mod pipeline;
 pub mod plan;
@@ -52,6 +55,6 @@ pub mod schedule;
 pub mod shape;
 mod worker;
 
-pub use plan::{Plan, PlanBuilder, PlanError, Stop};
+pub use plan::{Addresses, Plan, PlanBuilder, PlanError, Stop};
 pub use results::{Interval, Results};
 pub use run::{Run, Stopper};

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::load::shape::Shape;
 use crate::net::address::Address;
+use crate::net::endpoint::Endpoint;
 use crate::protocol::Kind;
 
 /// More connections than a machine has file descriptors for.
@@ -30,13 +31,19 @@ const MIN_INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub(crate) targets: Vec<Address>,
+    pub(crate) addresses: Addresses,
+    /// What is looked up again when a connection is made again.
+    pub(crate) name: Option<Endpoint>,
     pub(crate) connections: usize,
     pub(crate) threads: usize,
     pub(crate) shape: Shape,
     pub(crate) pipeline: usize,
     pub(crate) rate: Option<u64>,
     pub(crate) connect_rate: Option<u64>,
-    pub(crate) reconnect: bool,
+    /// `None`: a connection stays.
+    pub(crate) messages_per_connection: Option<u64>,
+    /// Whether a lost connection is made again.
+    pub(crate) replaces: bool,
     pub(crate) half_close: bool,
     pub(crate) source_ips: Vec<IpAddr>,
     pub(crate) warm_up: Duration,
@@ -45,6 +52,16 @@ pub struct Plan {
     pub(crate) interval: Option<Duration>,
     pub(crate) busy_poll: Option<Duration>,
     pub(crate) seed: u64,
+}
+
+/// To which address of the target a connection goes, if there are several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Addresses {
+    /// To all of them in turn. One that fails is tried less.
+    All,
+    /// To the first one that works.
+    First,
 }
 
 /// When a run ends.
@@ -59,17 +76,20 @@ pub enum Stop {
 
 impl Plan {
     /// Returns a builder with the defaults of the command `echoload`. `targets` are the addresses of
-    /// the server, which are tried in turn.
+    /// the server; see [`Addresses`].
     pub fn builder(targets: Vec<Address>) -> PlanBuilder {
         let plan = Plan {
             targets,
+            addresses: Addresses::All,
+            name: None,
             connections: 50,
             threads: 1,
             shape: Shape::default(),
             pipeline: 1,
             rate: None,
             connect_rate: None,
-            reconnect: false,
+            messages_per_connection: None,
+            replaces: true,
             half_close: false,
             source_ips: Vec::new(),
             warm_up: Duration::ZERO,
@@ -85,6 +105,11 @@ impl Plan {
     /// Returns whether the targets take datagrams.
     pub(crate) fn is_udp(&self) -> bool {
         self.targets.iter().any(|target| target.as_udp().is_some())
+    }
+
+    /// Returns whether a connection ends after a number of messages, so that connecting is part of the load.
+    pub(crate) fn reconnects(&self) -> bool {
+        self.messages_per_connection.is_some()
     }
 
     /// Returns the seed of the payload. The same seed gives the same bytes.
@@ -103,9 +128,23 @@ pub struct PlanBuilder {
 }
 
 impl PlanBuilder {
-    /// Sets the addresses of the server, which are tried in turn; at least one.
+    /// Sets the addresses of the server; at least one.
     pub fn targets(mut self, targets: Vec<Address>) -> PlanBuilder {
         self.plan.targets = targets;
+        self
+    }
+
+    /// Sets to which of the addresses a connection goes; `All` by default.
+    pub fn addresses(mut self, addresses: Addresses) -> PlanBuilder {
+        self.plan.addresses = addresses;
+        self
+    }
+
+    /// Sets the endpoint that the targets are the addresses of. If its host is a name, it is looked up again
+    /// after a connection was lost or could not be made, on a thread of its own and at most once a second. A
+    /// lookup that takes longer than the run leaves its thread behind.
+    pub fn name(mut self, name: Endpoint) -> PlanBuilder {
+        self.plan.name = Some(name).filter(Endpoint::is_name);
         self
     }
 
@@ -155,9 +194,23 @@ impl PlanBuilder {
         self
     }
 
-    /// Sets whether every message has a connection of its own. The pipeline must then be 1.
-    pub fn reconnect(mut self, reconnect: bool) -> PlanBuilder {
-        self.plan.reconnect = reconnect;
+    /// Sets whether every message has a connection of its own: one message on each connection.
+    pub fn reconnect(self, reconnect: bool) -> PlanBuilder {
+        self.messages_per_connection(reconnect.then_some(1))
+    }
+
+    /// Sets the number of messages on a connection, at least 1. Then it is closed, and another one is made when
+    /// the next message is due, so that the connect is part of the latency of that message. The pipeline must
+    /// not be more. `None`, the default, is without limit.
+    pub fn messages_per_connection(mut self, messages: impl Into<Option<u64>>) -> PlanBuilder {
+        self.plan.messages_per_connection = messages.into();
+        self
+    }
+
+    /// Sets whether a connection that was lost, or could not be made, is made again until the end of the run,
+    /// as it is by default. The first wait is 10 ms; it doubles with each failure, up to a second.
+    pub fn replace_lost(mut self, replace: bool) -> PlanBuilder {
+        self.plan.replaces = replace;
         self
     }
 
@@ -250,11 +303,6 @@ impl PlanBuilder {
             ((1..=MAX_PIPELINE).contains(&plan.pipeline), "pipeline must be from 1 to 1M"),
             (plan.stop != Stop::After(Duration::ZERO), "duration must not be 0"),
             (plan.stop != Stop::Messages(0), "requests must be at least 1"),
-            (
-                !plan.reconnect || plan.pipeline == 1,
-                "reconnect has one message on each connection, so pipeline must be 1",
-            ),
-            (!(is_udp && plan.reconnect), "reconnect has no meaning with UDP"),
             (!(is_udp && plan.half_close), "half-close has no meaning with UDP"),
             (!(is_udp && plan.connect_rate.is_some()), "connect-rate has no meaning with UDP"),
             (
@@ -271,7 +319,7 @@ impl PlanBuilder {
             (plan.rate != Some(0), "rate must be at least 1"),
             (plan.connect_rate != Some(0), "connect-rate must be at least 1"),
         ];
-        match rules.into_iter().find(|&(holds, _)| !holds) {
+        match rules.into_iter().chain(self.connection_rules()).find(|&(holds, _)| !holds) {
             Some((_, rule)) => Err(rule.into()),
             None => Ok(()),
         }
@@ -279,6 +327,27 @@ impl PlanBuilder {
 }
 
 impl PlanBuilder {
+    /// Returns what must hold where a connection ends after a number of messages, and whether it does.
+    fn connection_rules(&self) -> [(bool, &'static str); 5] {
+        let (plan, is_udp) = (&self.plan, self.plan.is_udp());
+        [
+            (
+                plan.messages_per_connection != Some(1) || plan.pipeline == 1,
+                "reconnect has one message on each connection, so pipeline must be 1",
+            ),
+            (plan.messages_per_connection != Some(0), "messages-per-connection must be at least 1"),
+            (
+                plan.messages_per_connection.is_none_or(|most| most >= plan.pipeline as u64),
+                "messages-per-connection must not be less than pipeline",
+            ),
+            (
+                !(is_udp && plan.messages_per_connection == Some(1)),
+                "reconnect has no meaning with UDP",
+            ),
+            (!(is_udp && plan.reconnects()), "messages-per-connection has no meaning with UDP"),
+        ]
+    }
+
     fn shape(&self) -> Result<Shape, PlanError> {
         let lengths = self.lengths.clone();
         // Without targets, it cannot be known yet that a message may be empty.
@@ -354,6 +423,8 @@ mod tests {
             (after(Duration::ZERO), "duration"),
             (builder().stop(Stop::Messages(0)), "requests"),
             (builder().reconnect(true).pipeline(2), "reconnect"),
+            (builder().messages_per_connection(0), "messages-per-connection"),
+            (builder().messages_per_connection(4).pipeline(5), "messages-per-connection"),
             (builder().interval(Duration::from_millis(9)), "interval"),
             (builder().threads(0), "threads must be from"),
             (builder().connections(1000).threads(257), "threads must be from"),
@@ -376,6 +447,7 @@ mod tests {
             builder().connections(1).pipeline(1_000_000),
             builder().interval(Duration::from_millis(10)).rate(1).connect_rate(1),
             builder().stop(Stop::Messages(1)).reconnect(true),
+            builder().messages_per_connection(5).pipeline(5),
             builder().source_ips(vec![[127, 0, 0, 9].into()]),
         ] {
             assert!(builder.clone().build().is_ok(), "{builder:?}");

@@ -16,6 +16,7 @@ use crate::load::datagram::DatagramClient;
 use crate::load::noise::Noise;
 use crate::load::payload::Payload;
 use crate::load::plan::Plan;
+use crate::load::results::pauses::Pauses;
 use crate::load::results::series::{Interval, Series, Snapshot};
 use crate::load::results::statistics::Statistics;
 use crate::load::results::{Generator, Results};
@@ -61,7 +62,7 @@ impl Run {
         let waits = (0..plan.threads).map(|_| Wait::new(plan.busy_poll, WAKER));
         let (waits, wakers): (Vec<_>, _) =
             waits.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
-        let coordination = Arc::new(Coordination::new(wakers));
+        let coordination = Arc::new(Coordination::new(plan, wakers));
         let payload = Payload::new(Noise::new(plan.seed), plan.shape.clone());
         let (sender, snapshots) = mpsc::sync_channel(SNAPSHOTS * plan.threads);
         let worker = |(thread, wait)| {
@@ -124,7 +125,13 @@ impl Run {
         let mut sum = Statistics::default();
         let (mut usage, mut demand) = (Usage::default(), 0.0_f64);
         let (mut elapsed, mut by_connection) = (Duration::ZERO, Vec::new());
-        for Finished { mut workload, usage: used, .. } in finished {
+        let (mut pauses, mut addresses) = (Pauses::default(), Vec::new());
+        let start = self.coordination.start().unwrap_or(0);
+        self.coordination.outages().close(self.coordination.clock.now(), true);
+        for loop_ in finished {
+            let Finished { mut workload, usage: used, .. } = loop_;
+            pauses.add(&loop_.pauses);
+            loop_.addresses.into_iter().for_each(|counts| counts.add_to(&mut addresses));
             if let Some(start) = self.coordination.start() {
                 // A loop whose connects all failed can have ended before the start.
                 workload.begin(start);
@@ -138,9 +145,11 @@ impl Run {
             usage = usage + used;
         }
         let cpu = usage.cpu.as_secs_f64() / usage.wall.as_secs_f64().max(f64::MIN_POSITIVE);
-        let generator = Generator { cpu, demand, lag: sum.lag };
+        let generator = Generator { cpu, demand, lag: sum.lag, pauses };
+        let outages = self.coordination.outages().outages(start);
         let results = Results::new(self.plan, sum);
         let results = Results { elapsed, interrupted, by_connection, generator, ..results };
+        let results = Results { addresses, outages, ..results };
         debug_assert!(results.is_complete(), "messages are missing: {:?}", results.messages);
         results
     }
@@ -153,7 +162,8 @@ fn task<C: Connect + Send + 'static>(
     payload: Payload,
     (coordination, reporter): (Arc<Coordination>, Reporter),
 ) -> io::Result<Task> {
-    let connections = Connections::<C>::new(plan, reporter.thread, coordination.clock, payload);
+    let connections =
+        Connections::<C>::new(plan, reporter.thread, Arc::clone(&coordination), payload);
     let worker = Worker::new(wait, coordination, connections, reporter)?;
     Ok(Box::new(|| worker.run()))
 }

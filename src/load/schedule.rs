@@ -90,7 +90,7 @@ impl Schedule {
             rate,
             messages,
             connections: plan.connections as u64,
-            stays: !plan.half_close && !plan.reconnect,
+            stays: !plan.half_close && !plan.reconnects(),
             slots: Schedule::positions(plan, thread).count(),
             round: 0,
             slot: 0,
@@ -107,7 +107,7 @@ impl Schedule {
             closed: ClosedLoop { quota, immediate: 0..0 },
             open,
             is_numbered: matches!(plan.stop, Stop::Messages(_)),
-            reconnect: plan.reconnect,
+            reconnect: plan.reconnects(),
         }
     }
 
@@ -139,7 +139,7 @@ impl Schedule {
         };
     }
 
-    /// Closed loop with a connection for each message: the slot is free for its next message.
+    /// Closed loop whose connections end after a number of messages: the slot is free for its next message.
     pub fn release(&self, position: &mut Position, now: Nanos) {
         if self.open.is_none() {
             position.next_due = now;

@@ -85,6 +85,11 @@ impl Endpoint {
         matches!(self.0, Kind::Ip { transport: Transport::Udp, .. })
     }
 
+    /// Returns whether the host is a name, whose addresses may change.
+    pub fn is_name(&self) -> bool {
+        matches!(&self.0, Kind::Ip { host: Host::Name(_), .. })
+    }
+
     /// Returns every address of the endpoint, each once, IPv4 before IPv6. It looks a name up with
     /// getaddrinfo(3), which waits: call it before the loop runs, never from within.
     ///

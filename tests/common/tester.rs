@@ -78,7 +78,11 @@ impl Tester {
     }
 
     pub fn interrupt(&self) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).expect("kill");
+        self.signal(Signal::SIGINT);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("kill");
     }
 
     /// Resident memory in bytes.
@@ -129,7 +133,7 @@ impl Answer {
         assert_eq!(report["verdict"], verdict, "{report}");
         if verdict != "interrupted" {
             let count = |what: &str| report["messages"][what].as_u64().expect("a count");
-            let known = count("echoed") + count("timed_out") + count("lost");
+            let known = count("echoed") + count("timed_out") + count("lost") + count("unsent");
             assert_eq!(count("sent"), known, "{report}");
         }
         report

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use echoloop::cli::units;
 use echoloop::load::results::Threshold;
-use echoloop::load::{Plan, PlanBuilder, Stop};
+use echoloop::load::{Addresses, Plan, PlanBuilder, Stop};
 use echoloop::protocol::Kind;
 use echoloop::{Address, Endpoint};
 
@@ -29,10 +29,11 @@ Exit codes, the first that applies:
 ///
 /// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
 #[derive(Parser)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 pub struct Options {
     /// tcp://HOST:PORT, where PORT is a number or the name of a service, just HOST:PORT,
-    /// udp://HOST:PORT, or unix:PATH; the addresses of a name are tried in turn
+    /// udp://HOST:PORT, or unix:PATH; see --addresses for a name with several addresses
     #[arg(value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:65432")]
     pub target: Endpoint,
 
@@ -83,6 +84,20 @@ pub struct Options {
     #[arg(long)]
     pub reconnect: bool,
 
+    /// A new connection for each N messages; --reconnect is 1
+    #[arg(long, value_name = "N", value_parser = units::count, conflicts_with = "reconnect")]
+    pub messages_per_connection: Option<usize>,
+
+    /// Do not make a connection again that was lost or could not be made. Without this, it is tried again
+    /// until the end of the run, after 10ms, and after twice as long each time, up to 1s
+    #[arg(long)]
+    pub no_reconnect: bool,
+
+    /// Where connections go if the target has several addresses: to all of them in turn, or to the first one
+    /// that works. One that fails is tried less. A name is looked up again when a connection is made again
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    pub addresses: Which,
+
     /// Shut down the sending direction of each connection right after its last message, and expect all
     /// echoes, then the end of stream
     #[arg(long)]
@@ -120,7 +135,8 @@ pub struct Options {
     pub hdr: Option<PathBuf>,
 
     /// Exit with 99 if this is true; may be repeated. Examples: p99>5ms, rate<100k, errors>0. Figures:
-    /// pNN, min, mean and max of the latency, rate, errors, failed, lost, corrupt and `timed_out`
+    /// pNN, min, mean and max of the latency, rate, outage (the longest), errors, failed, lost, corrupt,
+    /// unsent and `timed_out`
     #[arg(long, value_name = "EXPR")]
     pub fail_if: Vec<Threshold>,
 
@@ -136,6 +152,12 @@ pub struct Options {
     /// Write no progress
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    All,
+    First,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -158,7 +180,16 @@ impl Options {
             .pipeline(self.pipeline)
             .rate(self.rate.map(|rate| rate as u64))
             .connect_rate(self.connect_rate.map(|rate| rate as u64))
-            .reconnect(self.reconnect)
+            .messages_per_connection(match self.messages_per_connection {
+                Some(n) => Some(n as u64),
+                None => self.reconnect.then_some(1),
+            })
+            .replace_lost(!self.no_reconnect)
+            .addresses(match self.addresses {
+                Which::All => Addresses::All,
+                Which::First => Addresses::First,
+            })
+            .name(self.target.clone())
             .half_close(self.half_close)
             .source_ips(self.source_ip.clone())
             .warm_up(self.warm_up)

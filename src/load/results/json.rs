@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::load::plan::{Plan, Stop};
+use crate::load::plan::{Addresses, Plan, Stop};
+use crate::load::results::addresses::AddressCounts;
 use crate::load::results::histogram::{Summary, micros};
+use crate::load::results::outages;
+use crate::load::results::pauses::Pauses;
 use crate::load::results::report::{Report, Verdict};
 use crate::load::results::series::Interval;
 use crate::load::results::statistics::{Corruption, Datagrams, Messages};
@@ -54,6 +57,8 @@ struct Document<'a> {
     parameters: Parameters<'a>,
     elapsed_s: f64,
     connections: Connections,
+    addresses: &'a [AddressCounts],
+    outages: outages::Document,
     messages: Messages,
     #[serde(skip_serializing_if = "Option::is_none")]
     datagrams: Option<Datagrams>,
@@ -80,6 +85,9 @@ struct Parameters<'a> {
     rate: Option<u64>,
     connect_rate: Option<u64>,
     reconnect: bool,
+    messages_per_connection: Option<u64>,
+    replace_lost: bool,
+    addresses: &'static str,
     half_close: bool,
     duration_s: Option<f64>,
     requests: Option<u64>,
@@ -115,6 +123,8 @@ struct Generator {
     cpu: f64,
     demand: f64,
     schedule_lag_us_max: f64,
+    #[serde(flatten)]
+    pauses: Pauses,
     limited: bool,
 }
 
@@ -143,6 +153,8 @@ impl<'a> Document<'a> {
                 failed: connections.failed,
                 lost: connections.lost,
             },
+            addresses: &results.addresses,
+            outages: outages::Document::new(&results.outages),
             messages: results.messages,
             datagrams: results.datagrams,
             throughput: Throughput {
@@ -160,6 +172,7 @@ impl<'a> Document<'a> {
                 cpu: results.generator.cpu,
                 demand: results.generator.demand,
                 schedule_lag_us_max: micros(results.generator.lag.max),
+                pauses: results.generator.pauses,
                 limited: results.is_limited(),
             },
             errors: &results.errors,
@@ -187,7 +200,13 @@ impl Parameters<'_> {
             pipeline: plan.pipeline,
             rate: plan.rate,
             connect_rate: plan.connect_rate,
-            reconnect: plan.reconnect,
+            reconnect: plan.messages_per_connection == Some(1),
+            messages_per_connection: plan.messages_per_connection,
+            replace_lost: plan.replaces,
+            addresses: match plan.addresses {
+                Addresses::All => "all",
+                Addresses::First => "first",
+            },
             half_close: plan.half_close,
             duration_s: seconds(duration),
             requests,

@@ -1,8 +1,11 @@
 //! What was measured, and one writer for each output format: [`text`] and [`json`]; the
 //! percentiles are written by [`Histogram::write_hdr`].
 
+pub mod addresses;
 pub mod histogram;
 pub mod json;
+mod outages;
+pub mod pauses;
 pub mod report;
 pub mod series;
 pub mod statistics;

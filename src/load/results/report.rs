@@ -23,7 +23,7 @@ pub struct Report<'a> {
 pub enum Verdict {
     /// Every message was sent and came back.
     Ok,
-    /// A connection failed or was lost, or a message timed out.
+    /// A connection failed or was lost, or a message did not come back in time or could not be sent.
     Failed,
     /// Wrong bytes came back.
     Corrupt,
@@ -54,12 +54,14 @@ impl Report<'_> {
 
     /// Returns the verdict: the worst one that applies.
     pub fn verdict(&self) -> Verdict {
-        let Results { messages, interrupted, errors, .. } = self.results;
+        let Results { messages, connections, interrupted, .. } = self.results;
         if messages.corrupt > 0 {
             Verdict::Corrupt
         } else if *interrupted {
             Verdict::Interrupted
-        } else if !errors.is_empty() || messages.sent != messages.echoed {
+        } else if self.results.error_count() > connections.fell_back
+            || messages.sent != messages.echoed
+        {
             Verdict::Failed
         } else if self.crossed().next().is_some() {
             Verdict::Threshold

@@ -22,7 +22,7 @@ pub struct Statistics {
     pub datagrams: Datagrams,
     /// Latencies of the messages.
     pub latencies: Latencies,
-    /// Times of the connects that succeeded, in the whole run.
+    /// Times of the connects that succeeded, in the whole run, with failed ones to other addresses before.
     pub connect: Histogram,
     /// What failed in the whole run, and how often.
     pub errors: BTreeMap<String, u64>,
@@ -38,17 +38,20 @@ pub struct Statistics {
 pub struct Messages {
     /// Number of messages that were to be sent: those that a connection started, and those that were
     /// due and could not be started before the end. After the run each of them has come back, timed
-    /// out or is lost.
+    /// out, is lost or is unsent.
     pub sent: u64,
     /// Number of messages that came back whole.
     pub echoed: u64,
     /// Number of messages that came back wrong, in the whole run. The first one ends its connection.
     pub corrupt: u64,
-    /// Number of messages that did not come back in time, or could not be sent in time. Datagrams that
-    /// never came back are lost instead.
+    /// Number of messages that did not come back in time. Datagrams that never came back are lost
+    /// instead.
     pub timed_out: u64,
     /// Number of messages whose connection was lost, and of datagrams that never came back.
     pub lost: u64,
+    /// Number of messages that were due and could not be sent before the end, because their connection was
+    /// down or was behind.
+    pub unsent: u64,
     /// Number of messages that came back in the whole run.
     #[serde(skip)]
     pub returned: u64,
@@ -82,8 +85,11 @@ pub struct Datagrams {
 pub struct Connections {
     /// Number of connections that were established.
     pub established: u64,
-    /// Number of connections that were never established.
+    /// Number of times that a connection could not be made, to no address of the target.
     pub failed: u64,
+    /// Number of connects that failed and were followed by one to another address. They are errors, but no
+    /// failures.
+    pub fell_back: u64,
     /// Number of connections that ended early.
     pub lost: u64,
 }
@@ -152,6 +158,7 @@ impl Statistics {
         messages.corrupt += others.corrupt;
         messages.timed_out += others.timed_out;
         messages.lost += others.lost;
+        messages.unsent += others.unsent;
         messages.returned += others.returned;
         messages.arrived += others.arrived;
         messages.arrived_bytes += others.arrived_bytes;
@@ -161,6 +168,7 @@ impl Statistics {
         self.datagrams.reordered += other.datagrams.reordered;
         self.connections.established += other.connections.established;
         self.connections.failed += other.connections.failed;
+        self.connections.fell_back += other.connections.fell_back;
         self.connections.lost += other.connections.lost;
         self.latencies.both.add(&other.latencies.both);
         self.latencies.due.add(&other.latencies.due);

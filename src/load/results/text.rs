@@ -9,6 +9,7 @@ use crate::load::results::report::{Report, Verdict};
 use crate::load::results::series::Interval;
 use crate::load::results::statistics::Datagrams;
 use crate::load::results::whole_run::Results;
+use crate::load::results::{addresses, outages, pauses};
 use crate::protocol::Kind;
 
 /// Number of characters of the longest bar.
@@ -67,8 +68,13 @@ fn parameters(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
     if *plan.shape.framing() != Kind::Raw {
         write!(out, ", framing {}", plan.shape.framing())?;
     }
-    if plan.reconnect {
-        write!(out, ", each on a new connection")?;
+    match plan.messages_per_connection {
+        Some(1) => write!(out, ", each on a new connection")?,
+        Some(n) => write!(out, ", a new connection for each {n}")?,
+        None => {}
+    }
+    if !plan.replaces {
+        write!(out, ", lost connections not made again")?;
     }
     if plan.half_close {
         write!(out, ", half-closed behind the last")?;
@@ -91,8 +97,13 @@ fn counts(out: &mut impl Write, results: &Results) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "messages     {} sent, {} echoed, {} corrupt, {} timed out, {} lost",
-        messages.sent, messages.echoed, messages.corrupt, messages.timed_out, messages.lost
+        "messages     {} sent, {} echoed, {} corrupt, {} timed out, {} lost, {} unsent",
+        messages.sent,
+        messages.echoed,
+        messages.corrupt,
+        messages.timed_out,
+        messages.lost,
+        messages.unsent
     )?;
     if let Some(Datagrams { late, duplicate, reordered, .. }) = results.datagrams {
         writeln!(out, "datagrams    {late} late, {duplicate} duplicate, {reordered} reordered")?;
@@ -104,7 +115,7 @@ fn counts(out: &mut impl Write, results: &Results) -> io::Result<()> {
         results.byte_rate() / (1024.0 * 1024.0),
         results.elapsed.as_secs_f64()
     )?;
-    let is_connecting = plan.reconnect || plan.connect_rate.is_some();
+    let is_connecting = plan.reconnects() || plan.connect_rate.is_some();
     if is_connecting && connections.established > 0 {
         let summary = results.connect.summary();
         let (unit, scale) = unit(&summary);
@@ -113,13 +124,15 @@ fn counts(out: &mut impl Write, results: &Results) -> io::Result<()> {
     }
     let slowest = by_connection.iter().min().unwrap_or(&0);
     let fastest = by_connection.iter().max().unwrap_or(&0);
-    writeln!(out, "slowest and fastest connection: {slowest} and {fastest} messages")
+    writeln!(out, "slowest and fastest connection: {slowest} and {fastest} messages")?;
+    addresses::text(out, results)?;
+    outages::text(out, &results.outages)
 }
 
 fn latencies(out: &mut impl Write, results: &Results) -> io::Result<()> {
     let (latency, service) = (results.latency.summary(), results.service.summary());
     let (unit, scale) = unit(&latency);
-    let (since, with_service) = match (results.plan.rate, results.plan.reconnect) {
+    let (since, with_service) = match (results.plan.rate, results.plan.reconnects()) {
         (Some(_), _) => ("a message was due", true),
         (None, true) => ("a message could go, its connect included,", true),
         (None, false) => ("a message was sent", false),
@@ -145,7 +158,8 @@ fn generator(out: &mut impl Write, results: &Results) -> io::Result<()> {
         write!(out, ", at most {:.1} us behind its schedule", micros(generator.lag.max))?;
     }
     writeln!(out)?;
-    if results.is_limited() {
+    pauses::text(out, results)?;
+    if results.is_limited() && results.generator.pauses.reached(results).is_none() {
         writeln!(
             out,
             "             the generator was the limit, not the server: \
@@ -162,12 +176,13 @@ fn conclusion(report: &Report<'_>) -> String {
         (Verdict::Ok, _) => "ok: all that was sent came back, every byte of it checked".into(),
         (Verdict::Failed, _) => format!(
             "failed: {} errors; {} connections failed, {} were lost; {} messages timed out, \
-             {} were lost",
+             {} were lost, {} could not be sent",
             results.error_count(),
             results.connections.failed,
             results.connections.lost,
             results.messages.timed_out,
-            results.messages.lost
+            results.messages.lost,
+            results.messages.unsent
         ),
         (Verdict::Corrupt, Some(first)) => format!(
             "corrupt: connection {}, from its byte {} on: {}",

@@ -30,6 +30,9 @@ enum Metric {
     Lost,
     Corrupt,
     TimedOut,
+    Unsent,
+    /// The longest outage.
+    Outage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +43,7 @@ enum Comparison {
     AtMost,
 }
 
-const METRICS: [(&str, Metric); 9] = [
+const METRICS: [(&str, Metric); 11] = [
     ("min", Metric::Min),
     ("mean", Metric::Mean),
     ("max", Metric::Max),
@@ -50,6 +53,8 @@ const METRICS: [(&str, Metric); 9] = [
     ("lost", Metric::Lost),
     ("corrupt", Metric::Corrupt),
     ("timed_out", Metric::TimedOut),
+    ("unsent", Metric::Unsent),
+    ("outage", Metric::Outage),
 ];
 
 impl Threshold {
@@ -97,11 +102,16 @@ impl Metric {
             Metric::Lost => results.connections.lost as f64,
             Metric::Corrupt => results.messages.corrupt as f64,
             Metric::TimedOut => results.messages.timed_out as f64,
+            Metric::Unsent => results.messages.unsent as f64,
+            Metric::Outage => results.outages.longest.as_nanos() as f64,
         }
     }
 
     fn is_a_time(self) -> bool {
-        matches!(self, Metric::Quantile(_) | Metric::Mean | Metric::Min | Metric::Max)
+        matches!(
+            self,
+            Metric::Quantile(_) | Metric::Mean | Metric::Min | Metric::Max | Metric::Outage
+        )
     }
 }
 

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::load::outage::Outages;
 use crate::load::plan::Plan;
+use crate::load::results::addresses::AddressCounts;
 use crate::load::results::histogram::Histogram;
+use crate::load::results::pauses::Pauses;
 use crate::load::results::series::{Interval, per_second};
 use crate::load::results::statistics::{
     Connections, Corruption, Datagrams, Lag, Messages, Statistics,
@@ -32,6 +35,10 @@ pub struct Results {
     pub datagrams: Option<Datagrams>,
     /// Numbers of connections.
     pub connections: Connections,
+    /// Numbers of connections to each address of the target.
+    pub addresses: Vec<AddressCounts>,
+    /// When connections were lost, until the server answered again.
+    pub outages: Outages,
     /// Times from when a message was due until its last byte came back.
     pub latency: Histogram,
     /// Times from when a message was sent until its last byte came back.
@@ -61,6 +68,8 @@ pub struct Generator {
     pub demand: f64,
     /// How late the loops were at the due times of the messages.
     pub lag: Lag,
+    /// When the load tester could not run.
+    pub pauses: Pauses,
 }
 
 impl Results {
@@ -72,6 +81,8 @@ impl Results {
             messages: statistics.messages,
             datagrams: Some(statistics.datagrams).filter(|_| plan.is_udp()),
             connections: statistics.connections,
+            addresses: Vec::new(),
+            outages: Outages::default(),
             latency: statistics.latencies.latency(),
             service: statistics.latencies.service(),
             connect: statistics.connect,
@@ -107,12 +118,15 @@ impl Results {
     pub fn is_limited(&self) -> bool {
         // Busy polling uses a whole processor by design.
         let is_saturated = self.plan.busy_poll.is_none() && self.generator.demand >= SATURATED;
-        is_saturated || self.generator.lag.mean() >= LATE
+        is_saturated
+            || self.generator.lag.mean() >= LATE
+            || self.generator.pauses.reached(self).is_some()
     }
 
-    /// Returns whether every message is accounted for: it came back, timed out, or was lost.
+    /// Returns whether every message is accounted for: it came back, timed out, was lost, or could not be
+    /// sent.
     pub(crate) fn is_complete(&self) -> bool {
-        let Messages { sent, echoed, timed_out, lost, .. } = self.messages;
-        self.interrupted || sent == echoed + timed_out + lost
+        let Messages { sent, echoed, timed_out, lost, unsent, .. } = self.messages;
+        self.interrupted || sent == echoed + timed_out + lost + unsent
     }
 }

@@ -24,8 +24,8 @@ pub(crate) trait Connect: Driven + Sized {
     /// Returns a client whose connect was begun at `now`.
     fn new(socket: Self::Socket, slot: usize, start: Cursor, now: Nanos) -> Self;
 
-    /// Makes it a client for a single message, which was due at `due`.
-    fn for_one(self, due: Nanos, payload: &Payload) -> Self;
+    /// Makes it a client for a message that was due at `due`; for no other one if it is the last.
+    fn with_first(self, due: Nanos, is_last: bool, payload: &Payload) -> Self;
 
     /// Returns the number of right bytes that came back.
     fn received_bytes(&self) -> u64;
@@ -53,8 +53,8 @@ impl Connect for Client<Socket> {
         Client::new(socket, slot, start, now)
     }
 
-    fn for_one(self, due: Nanos, payload: &Payload) -> Client<Socket> {
-        Client::for_one(self, due, payload)
+    fn with_first(self, due: Nanos, is_last: bool, payload: &Payload) -> Client<Socket> {
+        Client::with_first(self, due, is_last, payload)
     }
 
     fn received_bytes(&self) -> u64 {
@@ -87,8 +87,8 @@ impl Connect for DatagramClient<UdpSocket> {
         DatagramClient::new(socket, slot, start, now)
     }
 
-    /// A plan of datagrams has no connection for each message.
-    fn for_one(self, _: Nanos, _: &Payload) -> Self {
+    /// A plan of datagrams has no connection for a number of messages.
+    fn with_first(self, _: Nanos, _: bool, _: &Payload) -> Self {
         self
     }
 

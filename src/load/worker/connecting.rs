@@ -17,7 +17,7 @@ use crate::net::ready;
 const MAX_CONNECTING: usize = 128;
 
 impl<C: Connect> Connections<C> {
-    /// Returns whether no connection is made or waits to be made.
+    /// Returns whether no connection is made or waits to be made for the first time.
     pub(super) fn are_all_made(&self) -> bool {
         self.connect_queue.slots.is_empty() && self.workload.connecting == 0
     }
@@ -44,7 +44,7 @@ impl<C: Connect> Connections<C> {
         while self.next_connect(at_rate).is_some_and(|at| at <= self.now.instant) {
             let Some(slot) = self.connect_queue.slots.pop_front() else { break };
             let now = self.workload.now();
-            self.workload.schedule.skip_past(&mut self.workload.slots[slot].position, now);
+            self.workload.skip_past(slot, now);
             if !self.reconnect && self.workload.is_over(slot, now) {
                 self.workload.retire(slot);
                 continue;
@@ -54,13 +54,17 @@ impl<C: Connect> Connections<C> {
     }
 
     fn try_connect(&mut self, registry: &Registry, slot: usize) {
+        self.connector.look_up(&self.workload.coordination.lookup, self.now.instant);
+        let target = self.connector.targets.take(self.now.instant);
+        self.workload.slots[slot].target = target;
         let connected = self.connect(registry, slot);
         let is_full = matches!(&connected, Err(e) if e.kind() == ErrorKind::WouldBlock);
         let (now, timeout) = (self.now.instant, self.timeout);
         if is_full && self.connect_queue.wait_for_backlog(slot, now, timeout) {
-            return;
+            return self.connector.targets.put_back(target);
         }
         self.connect_queue.begun += 1;
+        self.connect_queue.turn += 1;
         if !is_full {
             self.connect_queue.backlog = None;
         }
@@ -69,6 +73,7 @@ impl<C: Connect> Connections<C> {
             Err(e)
                 if e.kind() == ErrorKind::AddrNotAvailable && self.connector.use_next_source() =>
             {
+                self.connector.targets.put_back(target);
                 self.workload.slots[slot].stage = Stage::Idle;
                 self.queue(slot);
             }
@@ -80,19 +85,21 @@ impl<C: Connect> Connections<C> {
         let state = self.workload.slots[slot];
         debug_assert_eq!(state.stage, Stage::Queued);
         let begun = self.workload.now();
+        self.workload.slots[slot].round.get_or_insert((begun, 0));
         let number = self.connect_queue.next_number();
-        let target = state.failed_connects % self.connector.targets();
-        let mut socket = C::connect(&self.connector, target, number)?;
+        let mut socket = C::connect(&self.connector, state.target, number)?;
         let entry = self.clients.vacant_entry();
         let key = entry.key();
         registry.register(&mut socket, Token(key), ready::interest())?;
         // Every connection has its own stream of bytes, the later ones of a slot too.
         let payload = &self.context.payload;
         let client = C::new(socket, slot, payload.start(number), begun);
+        let left = self.workload.per_connection().saturating_sub(1);
         entry.insert(match state.message {
-            Some(due) => client.for_one(due, payload),
+            Some(due) => client.with_first(due, left == 0, payload),
             None => client,
         });
+        self.workload.slots[slot].left = left;
         self.workload.slots[slot].stage = Stage::InUse(key);
         self.workload.connecting += 1;
         self.deadlines.schedule(key, after(self.now.instant, self.timeout));

@@ -2,16 +2,20 @@
 //! queue, and those whose messages have become due.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
 
-use crate::load::clock::{Clock, Moment, Nanos};
+use crate::load::clock::{Moment, Nanos};
+use crate::load::coordination::Coordination;
 use crate::load::messages::{ClientOptions, Context, Load, Next, Progress};
 use crate::load::payload::Payload;
 use crate::load::plan::Plan;
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connector::{ConnectQueue, Connector};
+use crate::load::worker::gaps::Gaps;
+use crate::load::worker::retry::Retries;
 use crate::load::worker::workload::{Stage, Workload};
 use crate::net::deadline::Deadlines;
 use crate::net::ready::Readiness;
@@ -32,8 +36,12 @@ pub(crate) struct Connections<C> {
     pub(super) deadlines: Deadlines,
     /// How long a connect or a message may take.
     pub(super) timeout: Option<Duration>,
-    /// Whether every message has a connection of its own.
+    /// Whether a connection ends after a number of messages, and is made when a message is due.
     pub(super) reconnect: bool,
+    /// Slots whose connection is made again.
+    pub(super) retries: Retries,
+    /// When this loop did not run.
+    pub(super) gaps: Gaps,
     /// The time of this turn. When bytes arrive, a client reads the clock again.
     pub(super) now: Moment,
 }
@@ -42,22 +50,26 @@ impl<C: Connect> Connections<C> {
     pub(crate) fn new(
         plan: &Plan,
         thread: usize,
-        clock: Clock,
+        coordination: Arc<Coordination>,
         payload: Payload,
     ) -> Connections<C> {
         let Plan { pipeline, half_close, .. } = *plan;
         let options = ClientOptions { pipeline, half_close };
+        let clock = coordination.clock;
+        let now = clock.moment(clock.instant(0));
         Connections {
-            workload: Workload::new(plan, thread, clock),
+            workload: Workload::new(plan, thread, coordination),
             context: Context::new(payload, options),
             clients: Slab::new(),
             run_queue: VecDeque::new(),
             connect_queue: ConnectQueue::new(plan, thread),
-            connector: Connector::new(plan.targets.clone(), plan.source_ips.clone()),
+            connector: Connector::new(plan, thread, now.instant),
             deadlines: Deadlines::default(),
             timeout: plan.timeout,
-            reconnect: plan.reconnect,
-            now: clock.moment(clock.instant(0)),
+            reconnect: plan.reconnects(),
+            retries: Retries::new(plan),
+            gaps: Gaps::default(),
+            now,
         }
     }
 
@@ -70,7 +82,12 @@ impl<C: Connect> Connections<C> {
 
     /// Drives a client, and does what follows from its progress.
     pub(super) fn drive(&mut self, key: usize, now: Nanos) {
-        match self.clients[key].drive(&mut self.context, &mut self.workload, now) {
+        let client = &mut self.clients[key];
+        let progress = client.drive(&mut self.context, &mut self.workload, now);
+        if self.workload.watched > 0 {
+            self.workload.watch(client.slot(), client.echoed() > 0);
+        }
+        match progress {
             Ok(Progress::Blocked) => {}
             Ok(Progress::Again) => self.run_queue.push_back(key),
             Ok(Progress::Done) => self.ended(key),
@@ -84,7 +101,7 @@ impl<C: Connect> Connections<C> {
         self.connect_queue.slots.push_back(slot);
     }
 
-    /// With a connection for each message: an idle slot connects when its next message is due.
+    /// Where connections end after a number of messages: an idle slot connects when its next message is due.
     pub(super) fn offer(&mut self, slot: usize) {
         match self.workload.start_next(slot, self.workload.now()) {
             Next::Due(due) => {
@@ -151,7 +168,7 @@ impl<C: Connect> Connections<C> {
             match self.workload.slots[slot].stage {
                 Stage::InUse(key) => self.drive_idle(key, now),
                 Stage::Idle => self.offer(slot),
-                Stage::Queued | Stage::Retired => {}
+                Stage::Queued | Stage::Waiting | Stage::Retired => {}
             }
         }
     }

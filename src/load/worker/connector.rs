@@ -11,7 +11,9 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket as Unconnected, Type};
 
 use crate::load::clock::Nanos;
+use crate::load::lookup::Lookup;
 use crate::load::plan::Plan;
+use crate::load::worker::targets::Targets;
 use crate::net::address::Address;
 use crate::net::deadline::after;
 use crate::net::socket::Socket;
@@ -26,22 +28,26 @@ const LOOPBACK_SOURCES: u64 = 250;
 /// The addresses that connections are made from and to.
 #[derive(Debug)]
 pub(crate) struct Connector {
-    targets: Vec<Address>,
+    pub(super) targets: Targets,
     sources: Vec<IpAddr>,
+    /// The lookup that the targets are of.
+    version: usize,
     /// Number of addresses 127.0.0.x that had no free port.
     used_up: u64,
 }
 
 impl Connector {
-    /// Returns a connector to one of the targets, from the sources in turn. Without sources the kernel
-    /// chooses, but to a loopback target other addresses 127.0.0.x are used when ports run short.
-    pub(super) fn new(targets: Vec<Address>, sources: Vec<IpAddr>) -> Connector {
-        Connector { targets, sources, used_up: 0 }
+    /// Returns a connector to the targets, from the sources in turn. Without sources the kernel chooses, but to a loopback target other addresses 127.0.0.x are used when ports run short.
+    pub(super) fn new(plan: &Plan, thread: usize, now: Instant) -> Connector {
+        let (targets, sources) = (Targets::new(plan, thread, now), plan.source_ips.clone());
+        Connector { targets, sources, version: 0, used_up: 0 }
     }
 
-    /// Returns the number of addresses that a connection may try.
-    pub(super) fn targets(&self) -> usize {
-        self.targets.len()
+    /// Takes what a lookup has found since the last one.
+    pub(super) fn look_up(&mut self, lookup: &Lookup, now: Instant) {
+        if let Some(found) = lookup.newer(&mut self.version) {
+            self.targets.list(&found, now);
+        }
     }
 
     /// Begins a connect to the target with this index. `count` numbers all connects of the run.
@@ -50,7 +56,7 @@ impl Connector {
     /// There is no file descriptor, no port, or no route. Would-block means that the backlog of a Unix
     /// socket is full: no event tells when it has room again (connect(2), `EAGAIN`).
     pub(super) fn connect(&self, target: usize, count: u64) -> io::Result<Socket> {
-        match &self.targets[target] {
+        match self.targets.address(target) {
             Address::Tcp(target) => {
                 let socket = self.connect_ip(*target, Type::STREAM, count)?;
                 Ok(Socket::Tcp(TcpStream::from_std(socket.into())))
@@ -62,7 +68,7 @@ impl Connector {
 
     /// Returns a UDP socket that is connected to the target with this index.
     pub(super) fn connect_udp(&self, target: usize, count: u64) -> io::Result<UdpSocket> {
-        let target = self.targets[target].as_udp().ok_or(ErrorKind::Unsupported)?;
+        let target = self.targets.address(target).as_udp().ok_or(ErrorKind::Unsupported)?;
         Ok(UdpSocket::from_std(self.connect_ip(target, Type::DGRAM, count)?.into()))
     }
 
@@ -96,7 +102,7 @@ impl Connector {
         let loopback = |target: &Address| {
             target.as_tcp().or(target.as_udp()).is_some_and(|t| t.ip().is_loopback())
         };
-        let loopback = self.targets.iter().any(loopback);
+        let loopback = self.targets.addresses().any(loopback);
         self.sources.is_empty() && loopback && self.used_up < LOOPBACK_SOURCES
     }
 
@@ -140,6 +146,8 @@ pub(crate) struct ConnectQueue {
     pub(super) slots: VecDeque<usize>,
     /// Number of connects that were begun.
     pub(super) begun: u64,
+    /// The same, with those that could have been begun: what the rate counts.
+    pub(super) turn: u64,
     /// Number of this loop, and number of loops. They take turns.
     thread: u64,
     threads: u64,
@@ -161,6 +169,7 @@ impl ConnectQueue {
         ConnectQueue {
             slots: VecDeque::new(),
             begun: 0,
+            turn: 0,
             thread: thread as u64,
             threads: plan.threads as u64,
             interval: plan.connect_rate.map(interval),
@@ -175,8 +184,17 @@ impl ConnectQueue {
 
     /// Returns how long after the start the next connect is due, if connects come at a rate.
     pub(super) fn next_offset(&self) -> Option<Nanos> {
-        let offset = self.interval?.as_nanos().saturating_mul(self.next_number().into());
+        let number = self.turn.saturating_mul(self.threads).saturating_add(self.thread);
+        let offset = self.interval?.as_nanos().saturating_mul(number.into());
         Some(Nanos::try_from(offset).unwrap_or(Nanos::MAX))
+    }
+
+    /// Forgets the connects that could have been begun until now, this long after the start, while no slot
+    /// waited: they would be made up for in one burst.
+    pub(super) fn catch_up(&mut self, elapsed: Nanos) {
+        let Some(interval) = self.interval.filter(|_| self.slots.is_empty()) else { return };
+        let turns = u128::from(elapsed) / interval.as_nanos().max(1) / u128::from(self.threads);
+        self.turn = self.turn.max(u64::try_from(turns).unwrap_or(u64::MAX));
     }
 
     /// Puts a slot back after it found the backlog full. Returns false if the backlog has been full for
@@ -204,9 +222,30 @@ mod tests {
 
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+    fn connector(sources: Vec<IpAddr>) -> Connector {
+        let addresses = [LOOPBACK, "::1".parse().unwrap()];
+        let targets = addresses.map(|ip| Address::Tcp((ip, 7).into()));
+        let plan = Plan::builder(targets.into()).source_ips(sources).build().unwrap();
+        Connector::new(&plan, 0, Instant::now())
+    }
+
+    #[test]
+    fn connects_at_a_rate_are_not_made_up_for_when_none_was_wanted() {
+        let plan = Plan::builder(vec![Address::Tcp((LOOPBACK, 7).into())]).connect_rate(10);
+        let mut queue = ConnectQueue::new(&plan.build().unwrap(), 0);
+        queue.slots.push_back(0);
+        queue.catch_up(5_000_000_000);
+        assert_eq!(queue.next_offset(), Some(0), "one has waited since the start");
+        queue.slots.clear();
+        queue.catch_up(5_000_000_000);
+        assert_eq!(queue.next_offset(), Some(5_000_000_000));
+        queue.catch_up(1_000_000_000);
+        assert_eq!(queue.next_offset(), Some(5_000_000_000));
+    }
+
     #[test]
     fn a_loopback_target_is_connected_to_from_more_addresses_as_ports_run_short() {
-        let mut connector = Connector::new(vec![Address::Tcp((LOOPBACK, 7).into())], Vec::new());
+        let mut connector = connector(Vec::new());
         assert_eq!(connector.source(LOOPBACK, PER_SOURCE - 1), None);
         let second = Some(IpAddr::from([127, 0, 0, 2]));
         assert_eq!(connector.source(LOOPBACK, PER_SOURCE), second);
@@ -219,7 +258,7 @@ mod tests {
     #[test]
     fn sources_that_were_given_take_turns_and_keep_to_their_family() {
         let sources = vec![[127, 0, 0, 5].into(), "::1".parse().unwrap(), [127, 0, 0, 6].into()];
-        let connector = Connector::new(Vec::new(), sources.clone());
+        let connector = connector(sources.clone());
         assert_eq!(connector.source(LOOPBACK, 0), Some(sources[0]));
         assert_eq!(connector.source(LOOPBACK, 1), Some(sources[2]));
         assert_eq!(connector.source(LOOPBACK, 2), Some(sources[0]));

@@ -1,6 +1,6 @@
 //! The end of a connection, with an error or without, and what becomes of its slot.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 
 use crate::load::clock::Nanos;
 use crate::load::fault::Fault;
@@ -15,26 +15,30 @@ use crate::net::deadline::after;
 /// faults is no echo server.
 const EXAMINED: u64 = 16;
 
-/// Most connects of a slot, if it was connected to itself each time.
-const SELF_CONNECTS: usize = 10;
-
 impl<C: Connect> Connections<C> {
-    /// An established connection has ended, with an error or without. The next message of its slot has
-    /// another connection, if every message has its own.
+    /// An established connection has ended in order, or with wrong bytes.
     pub(super) fn ended(&mut self, key: usize) {
         let slot = self.remove(key);
+        self.workload.slots[slot].failures = 0;
+        self.next_connection(slot);
+    }
+
+    /// The next message of an idle slot has another connection, if connections end after a number of messages.
+    pub(super) fn next_connection(&mut self, slot: usize) {
         if !self.reconnect {
             return self.workload.retire(slot);
         }
-        self.workload.slots[slot].failed_connects = 0;
         let now = self.workload.now();
         self.workload.schedule.release(&mut self.workload.slots[slot].position, now);
         self.offer(slot);
     }
 
     /// Closes the socket of a client, and returns its slot, which is then idle.
-    fn remove(&mut self, key: usize) -> usize {
+    pub(super) fn remove(&mut self, key: usize) -> usize {
         let client = self.clients.remove(key);
+        if !client.is_connecting() {
+            self.connector.targets.ended(self.workload.slots[client.slot()].target);
+        }
         if client.is_runnable() {
             self.run_queue.retain(|&queued| queued != key);
         }
@@ -52,44 +56,34 @@ impl<C: Connect> Connections<C> {
             Failure::Connect(e) => {
                 self.workload.connecting -= 1;
                 let slot = self.remove(key);
-                return self.not_connected(slot, &e);
+                self.not_connected(slot, &e);
             }
             Failure::Lost(e) => {
                 self.workload.statistics.connections.lost += 1;
                 self.workload.statistics.count_error(error_name(&e));
+                let (now, messages) = (self.workload.now(), self.in_flight(key));
+                self.workload.statistics.messages.lost += messages;
+                self.cut_off(key, (now, messages));
             }
-            Failure::Corrupt(got) => self.corrupt(key, &got),
+            Failure::Corrupt(got) => {
+                self.corrupt(key, &got);
+                self.workload.statistics.messages.lost += self.in_flight(key);
+                self.ended(key);
+            }
         }
-        self.workload.statistics.messages.lost += self.in_flight(key);
-        self.ended(key);
+    }
+
+    /// Closes a connection that is of no use any more; see [`lost`](Connections::lost).
+    fn cut_off(&mut self, key: usize, cost: (Nanos, u64)) {
+        let was_served = self.clients[key].echoed() > 0;
+        let slot = self.remove(key);
+        self.lost(slot, cost, was_served);
     }
 
     /// Returns the number of measured messages of a client that have not come back.
     pub(super) fn in_flight(&self, key: usize) -> u64 {
         let messages = self.clients[key].in_flight();
         messages.filter(|message| self.workload.schedule.is_measured(message.due)).count() as u64
-    }
-
-    /// Returns 1 for a slot without a connection that has started a measured message.
-    pub(super) fn waiting_message(&self, slot: usize) -> u64 {
-        let message = self.workload.slots[slot].message;
-        message.is_some_and(|due| self.workload.schedule.is_measured(due)).into()
-    }
-
-    /// Tries the next address of the target, or the same one again after a connection to itself.
-    pub(super) fn not_connected(&mut self, slot: usize, e: &io::Error) {
-        let with_itself = e.kind() == ErrorKind::AddrInUse && e.get_ref().is_some();
-        let most = if with_itself { SELF_CONNECTS } else { self.connector.targets() };
-        let state = &mut self.workload.slots[slot];
-        state.stage = Stage::Idle;
-        state.failed_connects += 1;
-        if state.failed_connects < most {
-            return self.queue(slot);
-        }
-        self.workload.statistics.messages.lost += self.waiting_message(slot);
-        self.workload.statistics.connections.failed += 1;
-        self.workload.statistics.count_error(error_name(e));
-        self.workload.retire(slot);
     }
 
     /// Counts the messages of the connections that are still open, at the end.
@@ -112,19 +106,28 @@ impl<C: Connect> Connections<C> {
         self.workload.statistics.count_corruption(number, offset, fault);
     }
 
-    /// Ends the connections that have waited for the peer for longer than the timeout.
+    /// Ends the connections that have waited for the peer for longer than the timeout. The time in which this
+    /// loop did not run does not count, and one whose bytes wait to be received has a turn first.
     pub(super) fn give_up_overdue(&mut self) {
-        while let Some(key) = self.deadlines.pop_due(self.now.instant) {
+        let (now, timeout) = (self.now.instant, self.timeout);
+        // Those that are put back for the next turn are not looked at again in this one.
+        let mut put_back = Vec::new();
+        while let Some(key) = self.deadlines.pop_due(now) {
             let since = self.clients[key].waiting_since();
-            let since = since.map_or(self.now.instant, |since| self.workload.instant(since));
-            let due = after(since, self.timeout);
-            if due.is_none_or(|due| due > self.now.instant) {
+            let since = since.map_or(now, |since| self.workload.instant(since));
+            let due = after(since, timeout.map(|timeout| timeout + self.gaps.since(since)));
+            if due.is_none_or(|due| due > now) {
                 self.deadlines.schedule(key, due);
-                continue;
-            }
-            if !self.give_up_messages(key) {
+            } else if self.clients[key].is_runnable()
+                && after(since, timeout.map(|t| t * 2)) > Some(now)
+            {
+                put_back.push(key);
+            } else if !self.give_up_messages(key) {
                 self.give_up(key);
             }
+        }
+        for key in put_back {
+            self.deadlines.schedule(key, Some(now));
         }
     }
 
@@ -164,37 +167,36 @@ impl<C: Connect> Connections<C> {
         if self.lose_messages(key, Nanos::MAX) {
             return self.ended(key);
         }
+        let messages = self.in_flight(key);
+        let now = self.workload.now();
+        let since = self.clients[key].waiting_since().unwrap_or(now);
         if self.clients[key].in_flight().next().is_some() {
-            self.workload.statistics.messages.timed_out += self.in_flight(key);
+            self.workload.statistics.messages.timed_out += messages;
             self.workload.statistics.count_error("message timed out");
         } else {
             self.workload.statistics.connections.lost += 1;
             self.workload.statistics.count_error("the end did not come in time");
         }
-        self.ended(key);
+        self.cut_off(key, (since, messages));
     }
 
     /// Ends everything. An open loop can be so far behind that the rest would take hours.
     pub(super) fn give_up_all(&mut self) {
+        self.retries.stop();
         for slot in 0..self.workload.slots.len() {
-            match self.workload.slots[slot].stage {
-                Stage::Retired => continue,
-                Stage::InUse(key) => self.give_up(key),
-                Stage::Idle | Stage::Queued => {}
-            }
-            // It may now wait to connect to another address, or for its next message.
             let stage = self.workload.slots[slot].stage;
-            let mut unsent = self.workload.left_over(slot, self.now.nanos);
-            if stage == Stage::Queued {
-                let waiting = self.waiting_message(slot);
-                self.workload.statistics.messages.timed_out += waiting;
-                unsent += waiting;
+            if let Stage::InUse(key) = stage {
+                self.give_up(key);
             }
-            if unsent > 0 {
+            self.retire_if_waiting(slot);
+            // It may now wait to connect, for a message that it has, or for its next one.
+            let is_retired = self.workload.slots[slot].stage == Stage::Retired;
+            let left_over = self.workload.left_over(slot, self.now.nanos);
+            if stage != Stage::Retired && left_over + self.workload.waiting_message(slot) > 0 {
                 let error = "the rate was not kept: messages could not be sent in time";
                 self.workload.statistics.count_error(error);
             }
-            if stage != Stage::Retired {
+            if !is_retired {
                 self.workload.retire(slot);
             }
         }

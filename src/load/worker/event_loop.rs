@@ -9,9 +9,12 @@ use mio::{Events, Token};
 use crate::load::clock::Nanos;
 use crate::load::coordination::Coordination;
 use crate::load::messages::Load;
+use crate::load::results::addresses::AddressCounts;
+use crate::load::results::pauses::Pauses;
 use crate::load::worker::alarm::Alarm;
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
+use crate::load::worker::gaps::{Machine, TICK};
 use crate::load::worker::reporter::Reporter;
 use crate::load::worker::usage::Usage;
 use crate::load::worker::workload::Workload;
@@ -52,8 +55,11 @@ pub(crate) struct Worker<C> {
     connections: Connections<C>,
     phase: Phase,
     reporter: Reporter,
-    /// What this thread had used when the messages began.
+    /// What this thread had used when the messages began, and the state of the machine.
     usage_at_start: Usage,
+    machine_at_start: Machine,
+    /// Number of waits in a row that returned as many events as they can.
+    full_waits: usize,
 }
 
 /// What a loop has measured.
@@ -63,6 +69,8 @@ pub(crate) struct Finished {
     /// The end of the measured time.
     pub(crate) until: Nanos,
     pub(crate) usage: Usage,
+    pub(crate) pauses: Pauses,
+    pub(crate) addresses: Vec<AddressCounts>,
 }
 
 impl<C: Connect> Worker<C> {
@@ -80,6 +88,8 @@ impl<C: Connect> Worker<C> {
             phase: Phase::Connecting,
             reporter,
             usage_at_start: Usage::default(),
+            machine_at_start: Machine::now(),
+            full_waits: 0,
         })
     }
 
@@ -97,14 +107,21 @@ impl<C: Connect> Worker<C> {
         while self.connections.workload.active > 0 && !self.coordination.is_stopped() {
             let queued = self.connections.run_queue.len();
             self.wait(&mut events)?;
+            let mut count = 0;
             for event in &events {
+                count += 1;
                 if event.token() == WAKER {
                     self.wait.take_wakeups();
                 }
                 self.connections.on_event(event.token().0, Readiness::from(event));
             }
+            self.full_waits = if count == EVENTS { self.full_waits + 1 } else { 0 };
             self.connections.run_queued(queued);
-            self.connections.give_up_overdue();
+            if self.has_read_all() {
+                self.connections.give_up_overdue();
+            }
+            self.connections.settle_established();
+            self.connections.retry_due();
             self.begin();
             self.connections.send_due();
             self.end();
@@ -116,9 +133,36 @@ impl<C: Connect> Worker<C> {
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let until = self.deadline()?;
-        let now = self.wait.wait(events, until)?;
+        let before = self.connections.now.instant;
+        let now = self
+            .wait
+            .wait(events, Some(until.map_or(before + TICK, |at| at.min(before + TICK))))?;
         self.connections.now = self.coordination.clock.moment(now);
+        self.note_gap((before, now), until);
         Ok(())
+    }
+
+    /// Takes note of a turn that comes too late. The echoes that are still missing at the end are waited for
+    /// as much longer.
+    fn note_gap(&mut self, turn: (Instant, Instant), until: Option<Instant>) {
+        let workload = &self.connections.workload;
+        let is_running = matches!(self.phase, Phase::Running | Phase::Finishing(_));
+        let from = is_running.then(|| workload.instant(workload.schedule.measured_from()));
+        let gap = self.connections.gaps.turn(turn, until, from);
+        if let (Phase::Finishing(Some(until)), Some(gap)) = (&mut self.phase, gap) {
+            *until += gap;
+        }
+    }
+
+    /// Returns whether the kernel has reported all that it held. A wait returns a bounded number of events;
+    /// after as many full ones as there are clients for, each of them was reported.
+    fn has_read_all(&mut self) -> bool {
+        let has_read =
+            self.full_waits == 0 || self.full_waits > self.connections.clients.len() / EVENTS + 1;
+        if has_read {
+            self.full_waits = 0;
+        }
+        has_read
     }
 
     /// Returns when there is something to do that no event announces.
@@ -139,7 +183,9 @@ impl<C: Connect> Worker<C> {
         };
         let timeout = self.connections.deadlines.next();
         let connect = self.connections.next_connect(self.connects_at_rate());
-        Ok([message, phase, timeout, connect, self.next_report()].into_iter().flatten().min())
+        let retry = self.connections.next_retry();
+        let all = [message, phase, timeout, connect, retry, self.next_report()];
+        Ok(all.into_iter().flatten().min())
     }
 
     fn connects_at_rate(&self) -> bool {
@@ -162,11 +208,14 @@ impl<C: Connect> Worker<C> {
         if self.phase == Phase::Connecting && self.connections.are_all_made() {
             self.become_ready();
         }
+        // Otherwise all connects have failed, and no message is due on what is not there.
         if self.phase == Phase::Ready
+            && self.connections.workload.active > 0
             && let Some(start) = self.coordination.start()
         {
             self.phase = Phase::Running;
             self.usage_at_start = Usage::of_this_thread();
+            self.machine_at_start = Machine::now();
             self.connections.workload.begin(start);
             self.connections.drive_all();
         }
@@ -179,9 +228,13 @@ impl<C: Connect> Worker<C> {
             let limit = self.connections.timeout.or(Some(GRACE));
             let is_numbered = self.connections.workload.schedule.is_numbered();
             self.phase = Phase::Finishing(after(now, limit.filter(|_| !is_numbered)));
+            if !is_numbered {
+                self.connections.stop_retries();
+            }
             self.connections.drive_all();
         }
-        if matches!(self.phase, Phase::Finishing(Some(until)) if until <= now) {
+        let has_read = self.full_waits == 0;
+        if has_read && matches!(self.phase, Phase::Finishing(Some(until)) if until <= now) {
             self.connections.give_up_all();
         }
     }
@@ -214,10 +267,19 @@ impl<C: Connect> Worker<C> {
         let now = self.connections.workload.now();
         let instant = self.connections.workload.instant(now);
         self.reporter.send_last(&self.connections, instant);
+        let machine = Machine::now();
+        let Connections { workload, gaps, connector, .. } = self.connections;
         Finished {
-            until: self.connections.workload.measured_until(now, stopped),
-            workload: self.connections.workload,
+            until: workload.measured_until(now, stopped),
+            workload,
             usage: Usage::of_this_thread() - self.usage_at_start,
+            pauses: Pauses {
+                longest_gap: gaps.longest,
+                gaps: gaps.sum,
+                suspended: machine.suspended_since(&self.machine_at_start),
+                stolen: machine.stolen_since(&self.machine_at_start),
+            },
+            addresses: connector.targets.counts().collect(),
         }
     }
 }

@@ -1,10 +1,14 @@
 //! What a loop does, as its clients see it: the schedule gives out the messages, and the statistics
-//! count them. Each slot has one connection, or one after the other where every message has its own.
+//! count them. Each slot has one connection, or one after the other where connections are lost, or end after
+//! a number of messages.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::load::clock::{Clock, Nanos};
+use crate::load::coordination::Coordination;
 use crate::load::messages::{InFlight, Load, Next, Stray};
+use crate::load::outage::Cost;
 use crate::load::plan::Plan;
 use crate::load::results::statistics::Statistics;
 use crate::load::schedule::{Position, Schedule};
@@ -14,10 +18,25 @@ use crate::load::schedule::{Position, Schedule};
 pub(super) struct Slot {
     pub(super) stage: Stage,
     pub(super) position: Position,
-    /// Number of connects that failed one after the other.
-    pub(super) failed_connects: usize,
-    /// When the message was due that the next connection is made for, if it is made for one message.
+    /// Index of the address that it is or was connected to.
+    pub(super) target: usize,
+    /// When its first connect was begun, and the number of those that failed since: one address after the
+    /// other.
+    pub(super) round: Option<(Nanos, usize)>,
+    /// Number of rounds and of connections that failed one after the other, without an echo.
+    pub(super) failures: u32,
+    /// When the message was due that the next connection is made for, if it is made for a message.
     pub(super) message: Option<Nanos>,
+    /// Number of messages that its connection may still start.
+    pub(super) left: u64,
+    /// Whether it had a connection, lost it, and has no other one yet.
+    pub(super) is_down: bool,
+    /// Whether it ever had a connection.
+    pub(super) was_up: bool,
+    /// Whether its first connect has failed.
+    pub(super) has_failed: bool,
+    /// Number of the outage in which it lost its connection, until a message comes back.
+    pub(super) outage: Option<usize>,
     /// Number of messages that came back on connections that have ended.
     pub(super) echoed: u64,
 }
@@ -25,9 +44,10 @@ pub(super) struct Slot {
 /// The stages of a slot.
 ///
 /// ```text
-///   Idle --> Queued --> InUse --> Idle
-///     |        |
-///     +--------+------> Retired
+///   Idle --> Queued --> InUse --> Idle or Waiting
+///             |  ^
+///             v  |
+///           Waiting               all of them --> Retired
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -35,6 +55,8 @@ pub(super) enum Stage {
     Idle,
     /// It waits until it may connect.
     Queued,
+    /// Its connection was lost or could not be made. It waits until it may try again.
+    Waiting,
     /// It has the client with this key.
     InUse(usize),
     /// It is not used any more.
@@ -45,31 +67,60 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Workload {
     clock: Clock,
+    pub(super) coordination: Arc<Coordination>,
     pub(crate) schedule: Schedule,
     pub(super) slots: Vec<Slot>,
     /// Number of slots that are not retired.
     pub(super) active: usize,
     /// Number of clients whose connect is not complete.
     pub(super) connecting: usize,
+    /// Number of slots with an outage. Only then an echo is looked at more closely.
+    pub(super) watched: usize,
+    /// Number of messages that had come back then.
+    watched_returned: u64,
+    /// The last outage after which a message came back on a new connection.
+    pub(super) ended_outage: Option<usize>,
+    /// Number of messages on a connection.
+    per_connection: Option<u64>,
+    /// Whether messages that were due before the first connection are dropped.
+    skips: bool,
+    pub(super) is_udp: bool,
+    /// Slots whose connection was established in this turn.
+    pub(super) established: Vec<usize>,
     pub(super) statistics: Statistics,
 }
 
 impl Workload {
-    pub(super) fn new(plan: &Plan, thread: usize, clock: Clock) -> Workload {
+    pub(super) fn new(plan: &Plan, thread: usize, coordination: Arc<Coordination>) -> Workload {
         let slot = |position| Slot {
             stage: Stage::Idle,
             position,
-            failed_connects: 0,
+            target: 0,
+            round: None,
+            failures: 0,
             message: None,
+            left: 0,
+            is_down: false,
+            was_up: false,
+            has_failed: false,
+            outage: None,
             echoed: 0,
         };
         let slots: Vec<Slot> = Schedule::positions(plan, thread).map(slot).collect();
         Workload {
-            clock,
+            clock: coordination.clock,
+            coordination,
             schedule: Schedule::new(plan, thread),
             active: slots.len(),
             slots,
             connecting: 0,
+            watched: 0,
+            watched_returned: 0,
+            ended_outage: None,
+            per_connection: plan.messages_per_connection,
+            skips: plan.connect_rate.is_some() && !plan.reconnects(),
+            is_udp: plan.is_udp(),
+            established: Vec::new(),
             statistics: Statistics::default(),
         }
     }
@@ -79,6 +130,59 @@ impl Workload {
         debug_assert_ne!(self.slots[slot].stage, Stage::Retired);
         self.slots[slot].stage = Stage::Retired;
         self.active -= 1;
+        let unsent = self.waiting_message(slot);
+        self.slots[slot].message = None;
+        self.count_unsent(slot, unsent);
+        self.up(slot);
+    }
+
+    /// Counts messages of a slot that could not be sent.
+    pub(super) fn count_unsent(&mut self, slot: usize, unsent: u64) {
+        self.statistics.messages.unsent += unsent;
+        if let Some(outage) = self.slots[slot].outage.filter(|_| unsent > 0) {
+            self.coordination.add_cost(outage, Cost { unsent, ..Cost::default() });
+        }
+    }
+
+    /// Returns 1 for a slot without a connection that has started a measured message.
+    pub(super) fn waiting_message(&self, slot: usize) -> u64 {
+        let message = self.slots[slot].message;
+        message.is_some_and(|due| self.schedule.is_measured(due)).into()
+    }
+
+    /// The connection of a slot was lost, with this number of messages in flight, and had said nothing since
+    /// `since`.
+    pub(super) fn lost(&mut self, slot: usize, since: Nanos, messages: u64) {
+        let outage = self.coordination.lost(since, messages);
+        self.watched_returned = self.statistics.messages.returned;
+        let state = &mut self.slots[slot];
+        state.is_down = true;
+        self.watched += usize::from(state.outage.replace(outage).is_none());
+    }
+
+    /// A slot that was down has a connection, or is given up.
+    fn up(&mut self, slot: usize) {
+        if std::mem::take(&mut self.slots[slot].is_down) {
+            self.coordination.replaced();
+        }
+    }
+
+    /// The connection of a slot had a turn. An echo may have ended the outage: one on a connection that
+    /// replaces another one, or any after all were replaced.
+    #[cold]
+    pub(super) fn watch(&mut self, slot: usize, is_served: bool) {
+        let returned = self.statistics.messages.returned;
+        if std::mem::replace(&mut self.watched_returned, returned) == returned {
+            return;
+        }
+        if let Some(outage) = self.slots[slot].outage.filter(|_| is_served) {
+            self.slots[slot].outage = None;
+            self.watched -= 1;
+            self.ended_outage = Some(outage);
+            self.coordination.echoed(Some(outage), self.now());
+        } else if self.coordination.are_all_up() {
+            self.coordination.echoed(None, self.now());
+        }
     }
 
     /// Begins the messages.
@@ -87,6 +191,11 @@ impl Workload {
         for slot in &mut self.slots {
             self.schedule.prepare(&mut slot.position);
         }
+    }
+
+    /// Returns the most messages of a connection.
+    pub(super) fn per_connection(&self) -> u64 {
+        self.per_connection.unwrap_or(u64::MAX)
     }
 
     /// Returns a time as an instant.
@@ -105,8 +214,12 @@ impl Workload {
         next
     }
 
+    /// Where connections come at a rate, a slot has no messages before its first connection.
     pub(super) fn skip_past(&mut self, slot: usize, now: Nanos) {
-        self.schedule.skip_past(&mut self.slots[slot].position, now);
+        let Slot { position, failures, echoed, outage, .. } = &mut self.slots[slot];
+        if self.skips && *failures == 0 && *echoed == 0 && outage.is_none() {
+            self.schedule.skip_past(position, now);
+        }
     }
 
     /// Open loop: returns when the next message of this loop is due, and for which slot. Messages that
@@ -128,6 +241,18 @@ impl Workload {
         if self.schedule.is_measured(due) {
             self.statistics.lag.record(now.saturating_sub(due));
         }
+    }
+
+    /// A connection that ends after a number of messages starts its next one, if it may.
+    #[cold]
+    fn next_on_connection(&mut self, slot: usize, now: Nanos) -> Next {
+        if self.slots[slot].left == 0 {
+            return Next::Never;
+        }
+        self.schedule.release(&mut self.slots[slot].position, now);
+        let next = self.start_next(slot, now);
+        self.slots[slot].left -= u64::from(matches!(next, Next::Due(_)));
+        next
     }
 
     pub(super) fn left_over(&self, slot: usize, now: Nanos) -> u64 {
@@ -166,10 +291,11 @@ impl Workload {
     /// not stopped early, the messages that were due before `until` and were not started are counted.
     pub(crate) fn finish(mut self, until: Nanos, stopped: bool) -> (Statistics, Vec<u64>) {
         if !stopped {
-            let left_over: u64 =
-                (0..self.slots.len()).map(|slot| self.left_over(slot, until)).sum();
-            self.statistics.messages.sent += left_over;
-            self.statistics.messages.timed_out += left_over;
+            for slot in 0..self.slots.len() {
+                let left_over = self.left_over(slot, until);
+                self.statistics.messages.sent += left_over;
+                self.count_unsent(slot, left_over);
+            }
         }
         (self.statistics, self.slots.iter().map(|slot| slot.echoed).collect())
     }
@@ -181,18 +307,35 @@ impl Load for Workload {
             self.statistics.messages.sent += 1;
             return Next::Due(now);
         }
+        if self.per_connection.is_some() {
+            return self.next_on_connection(slot, now);
+        }
         self.start_next(slot, now)
     }
 
     fn is_over(&self, slot: usize, now: Nanos) -> bool {
-        self.schedule.peek(&self.slots[slot].position, now) == Next::Never
+        let is_used_up = self.per_connection.is_some() && self.slots[slot].left == 0;
+        is_used_up || self.schedule.peek(&self.slots[slot].position, now) == Next::Never
     }
 
     fn connected(&mut self, slot: usize, begun: Nanos, now: Nanos) {
         self.connecting -= 1;
-        self.statistics.connections.established += 1;
-        self.statistics.connect.record(now.saturating_sub(begun));
+        self.established.push(slot);
         self.skip_past(slot, now);
+        self.statistics.connections.established += 1;
+        if !self.is_udp {
+            self.coordination.reached();
+        }
+        let delayed = self.left_over(slot, now) + self.waiting_message(slot);
+        let state = &mut self.slots[slot];
+        let begun = state.round.take().map_or(begun, |(begun, _)| begun);
+        state.message = None;
+        state.was_up = true;
+        self.statistics.connect.record(now.saturating_sub(begun));
+        if let Some(outage) = state.outage.filter(|_| state.is_down && delayed > 0) {
+            self.coordination.add_cost(outage, Cost { delayed, ..Cost::default() });
+        }
+        self.up(slot);
     }
 
     fn echoed(&mut self, message: InFlight, now: Nanos) {

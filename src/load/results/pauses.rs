@@ -1,0 +1,85 @@
+//! The pauses of the load tester itself, for both reports, and whether they reached into the figures.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::load::results::whole_run::Results;
+
+/// Gaps that make up this part of the measured time reach into its figures.
+const MANY_GAPS: f64 = 0.05;
+
+/// So does stolen processor time of this part.
+const MUCH_STOLEN: f64 = 0.05;
+
+/// The time in which the load tester could not run, in the measured time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Pauses {
+    /// The longest gap between two turns of a loop: by so much a turn came later than it should have. Gaps of
+    /// less than 10 ms do not count.
+    #[serde(rename = "longest_gap_us", serialize_with = "micros")]
+    pub longest_gap: Duration,
+    /// The sum of the gaps, of the loop that has the largest one.
+    #[serde(rename = "gaps_us", serialize_with = "micros")]
+    pub gaps: Duration,
+    /// How long the machine was suspended since the messages began.
+    #[serde(rename = "suspended_us", serialize_with = "micros")]
+    pub suspended: Duration,
+    /// The part of the machine's processor time since then that its hypervisor gave to others. `None` where
+    /// the system does not tell.
+    pub stolen: Option<f64>,
+}
+
+impl Pauses {
+    /// Adds the pauses of another loop.
+    pub(crate) fn add(&mut self, other: &Pauses) {
+        self.longest_gap = self.longest_gap.max(other.longest_gap);
+        self.gaps = self.gaps.max(other.gaps);
+        self.suspended = self.suspended.max(other.suspended);
+        // All loops have measured the same machine.
+        self.stolen = self.stolen.or(other.stolen);
+    }
+
+    /// Returns what was paused, with its length, if it reached into the figures: a single gap that is half of
+    /// the longest latency or more, many of them, a suspended machine, or stolen time.
+    pub fn reached(&self, results: &Results) -> Option<String> {
+        let longest_latency = Duration::from_nanos(results.latency.max());
+        let seconds = |time: Duration| time.as_secs_f64();
+        if !self.suspended.is_zero() {
+            return Some(format!("the machine was suspended for {:.3} s", seconds(self.suspended)));
+        }
+        if !self.longest_gap.is_zero() && self.longest_gap * 2 >= longest_latency {
+            let (longest, all) = (seconds(self.longest_gap), seconds(self.gaps));
+            return Some(format!(
+                "the load tester was stopped or had no processor for {longest:.3} s in one piece, \
+                 {all:.3} s in all"
+            ));
+        }
+        if seconds(self.gaps) > MANY_GAPS * seconds(results.elapsed) {
+            let gaps = seconds(self.gaps);
+            return Some(format!("the load tester had no processor for {gaps:.3} s in all"));
+        }
+        let stolen = self.stolen.filter(|&stolen| stolen >= MUCH_STOLEN)?;
+        Some(format!("the machine was without {:.0}% of its processor time", stolen * 100.0))
+    }
+}
+
+/// Writes a line if there was a pause, and another one if it reached into the figures.
+pub(super) fn text(out: &mut impl Write, results: &Results) -> io::Result<()> {
+    let Pauses { longest_gap, gaps, .. } = results.generator.pauses;
+    if !longest_gap.is_zero() {
+        let (longest, all) = (longest_gap.as_secs_f64(), gaps.as_secs_f64());
+        writeln!(out, "gaps         {all:.3} s in all, the longest {longest:.3} s")?;
+    }
+    if let Some(pause) = results.generator.pauses.reached(results) {
+        writeln!(out, "             {pause}: the figures above have this in them")?;
+    }
+    Ok(())
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn micros<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_nanos() as f64 / 1e3)
+}
