@@ -584,3 +584,35 @@ fn a_name_is_looked_up_again_when_a_connection_is_made_again() {
     assert_eq!(counts[0].1[0], 5, "{report}");
     assert_eq!(counts[1], ("127.0.0.3".to_owned(), [5, 0, 0]), "{report}");
 }
+
+#[test]
+fn an_address_that_never_answers_costs_few_messages_their_time_and_is_reported() {
+    // What is sent to the other end of the pair is for a machine that is not there.
+    const SCRIPT: &str = r#"ip link set lo up && ip link add v0 type veth peer name v1
+        ip addr add 10.9.9.1/24 dev v0 && ip link set v0 up && ip link set v1 up
+        ip neigh add 10.9.9.2 lladdr 02:00:00:00:00:02 dev v0 && mount --bind "$HOSTS" /etc/hosts
+        $ECHOD -q 10.9.9.1:5000 > $OUT &
+        until [ -s $OUT ]; do sleep 0.01; done
+        exec "$0" "$@""#;
+    const UNSHARE: [&str; 5] = ["-n", "-m", "-p", "-f", "--kill-child"];
+    if !have("unshare", &[&UNSHARE[..], &["ip", "link", "add", "v0", "type", "veth"]].concat()) {
+        return;
+    }
+    let (hosts, out) = (Scratch::new("hosts-silent"), Scratch::new("echod-silent"));
+    fs::write(hosts.path(), "10.9.9.1 many.test\n10.9.9.2 many.test\n").expect("a hosts file");
+    let mut command = Command::new("unshare");
+    command.args(UNSHARE).args(["sh", "-c", SCRIPT, ECHOLOAD, "--output-format", "json"]);
+    command.args("-c 5 -R 200 -d 4s --reconnect --timeout 500ms".split(' ')).arg("many.test:5000");
+    command.env("HOSTS", hosts.path()).env("OUT", out.path()).env("ECHOD", ECHOD);
+    let report = Tester::spawn(&mut command).finish().report(0);
+    assert_eq!(report["messages"]["echoed"], 800, "{report}");
+    let silent = by_address(&report)[1].1;
+    // One at a time, half a second each.
+    assert!(silent[0] == 0 && (1..=15).contains(&silent[1]), "{report}");
+    assert_eq!(report["connections"]["failed"], 0, "{report}");
+    assert!(
+        number(&report["connect_us"]["max"]) >= 450_000.0,
+        "its tries are in the times: {report}"
+    );
+    assert!(number(&report["connect_us"]["p90"]) < 250_000.0, "most do not try it: {report}");
+}

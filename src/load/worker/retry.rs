@@ -66,12 +66,17 @@ impl Retries {
 }
 
 impl<C: Connect> Connections<C> {
-    /// From now on nothing is made again, and what is being made again is not waited for.
+    /// From now on nothing is made again. A connection that is being made again, and has nothing to send, is not
+    /// waited for.
     pub(super) fn stop_retries(&mut self) {
         self.retries.stop();
-        let slots = &self.workload.slots;
-        let is_again = |client: &C| client.is_connecting() && slots[client.slot()].was_up;
-        let clients = self.clients.iter().filter(|(_, client)| is_again(client));
+        let (workload, now) = (&self.workload, self.now.nanos);
+        let is_idle = |slot: usize| {
+            let state = &workload.slots[slot];
+            state.was_up && state.message.is_none() && workload.left_over(slot, now) == 0
+        };
+        let is_useless = |client: &C| client.is_connecting() && is_idle(client.slot());
+        let clients = self.clients.iter().filter(|(_, client)| is_useless(client));
         let keys: Vec<usize> = clients.map(|(key, _)| key).collect();
         for key in keys {
             self.workload.connecting -= 1;
