@@ -812,6 +812,31 @@ fn a_connection_for_one_message_sends_it_and_ends() {
 }
 
 #[test]
+fn a_connection_for_several_messages_has_the_first_with_its_connect() {
+    for (half_close, seed) in [(false, 0), (true, 0), (false, 1), (true, 2)] {
+        let setup = Setup { options: options(2, half_close), seed, ..NARROW };
+        let mut model = Model::<true>::new(setup);
+        let payload = setup.payload();
+        let socket = Socket(Rc::clone(&model.world));
+        model.client = Client::new(socket, 3, payload.start(0), 0).with_first(1, false, &payload);
+        {
+            let mut world = model.world();
+            world.messages.push(None);
+            (world.due, world.for_one) = (1, true);
+        }
+        model.rest();
+        assert_eq!(model.outcome, None, "others may follow");
+        assert_eq!(model.world().echoed, 1);
+        model.act(&[Due(2)]);
+        model.rest();
+        model.act(&[Stop]);
+        model.rest();
+        assert_eq!(model.world().echoed, 3);
+        assert_eq!(model.outcome, Some(Outcome::Done));
+    }
+}
+
+#[test]
 fn our_end_does_not_wait_for_room_in_the_pipeline() {
     for pipeline in [1, 2, 3] {
         let setup = Setup { lengths: (1, 1), options: options(pipeline, true), ..NARROW };

@@ -577,7 +577,8 @@ fn report(folder: &Folder, name: &str, options: &str, code: i32) -> Value {
 #[track_caller]
 fn expect_load(folder: &Folder, n: u32, options: &str) {
     let report = report(folder, "socket", &format!("-n {n} {options}"), 0);
-    let counts = json!({"sent": n, "echoed": n, "corrupt": 0, "timed_out": 0, "lost": 0});
+    let counts =
+        json!({"sent": n, "echoed": n, "corrupt": 0, "timed_out": 0, "lost": 0, "unsent": 0});
     assert_eq!(report["messages"], counts, "{options}");
     assert_eq!(errors(&report), (vec![], 0), "{options}");
 }

@@ -53,13 +53,12 @@ impl Pauses {
         if !self.longest_gap.is_zero() && self.longest_gap * 2 >= longest_latency {
             let (longest, all) = (seconds(self.longest_gap), seconds(self.gaps));
             return Some(format!(
-                "the load tester was stopped or had no processor for {longest:.3} s in one piece, \
-                 {all:.3} s in all"
+                "the load tester was held up for {longest:.3} s in one piece, {all:.3} s in all"
             ));
         }
         if seconds(self.gaps) > MANY_GAPS * seconds(results.elapsed) {
             let gaps = seconds(self.gaps);
-            return Some(format!("the load tester had no processor for {gaps:.3} s in all"));
+            return Some(format!("the load tester was held up for {gaps:.3} s in all"));
         }
         let stolen = self.stolen.filter(|&stolen| stolen >= MUCH_STOLEN)?;
         Some(format!("the machine was without {:.0}% of its processor time", stolen * 100.0))
@@ -82,4 +81,42 @@ pub(super) fn text(out: &mut impl Write, results: &Results) -> io::Result<()> {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn micros<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_nanos() as f64 / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::messages::InFlight;
+    use crate::load::plan::Plan;
+    use crate::load::results::statistics::Statistics;
+    use crate::net::address::Address;
+
+    #[test]
+    fn a_pause_that_reached_into_the_figures_makes_the_load_tester_the_limit() {
+        let ms = Duration::from_millis;
+        let none = Pauses::default();
+        let gap = |longest_gap, gaps| Pauses { longest_gap, gaps, ..none };
+        for (pauses, reached) in [
+            (none, None),
+            // The longest latency is 100 ms.
+            (gap(ms(49), ms(49)), None),
+            (gap(ms(51), ms(51)), Some("held up for 0.051 s in one piece")),
+            (gap(ms(20), ms(510)), Some("held up for 0.510 s in all")),
+            (Pauses { suspended: ms(2000), ..none }, Some("suspended for 2.000 s")),
+            (Pauses { stolen: Some(0.04), ..none }, None),
+            (Pauses { stolen: Some(0.06), ..none }, Some("without 6% of its processor time")),
+        ] {
+            let mut statistics = Statistics::default();
+            statistics.latencies.record(InFlight { due: 0, sent: 0 }, 100_000_000);
+            let target = Address::Tcp(([127, 0, 0, 1], 7).into());
+            let plan = Plan::builder(vec![target]).build().unwrap();
+            let mut results = Results::new(plan, statistics);
+            results.elapsed = Duration::from_secs(10);
+            results.generator.pauses = pauses;
+            let found = pauses.reached(&results);
+            assert_eq!(found.is_some(), reached.is_some(), "{pauses:?}: {found:?}");
+            assert!(found.unwrap_or_default().contains(reached.unwrap_or_default()), "{pauses:?}");
+            assert_eq!(results.is_limited(), reached.is_some(), "{pauses:?}");
+        }
+    }
 }

@@ -1,20 +1,25 @@
-//! Begins connects: in order, at a rate, and not too many at the same time.
+//! Begins connects: in order, at a rate, and not too many at the same time; and what becomes of those that fail.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
 
 use mio::{Registry, Token};
+use rustix::io::Errno;
 
 use crate::load::messages::Load;
+use crate::load::results::statistics::error_name;
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
-use crate::load::worker::workload::Stage;
+use crate::load::worker::slot::Stage;
 use crate::net::deadline::after;
 use crate::net::ready;
 
 /// Most connects of a loop that are not complete. More would overflow the backlog of the server, and a
 /// connect that is dropped there waits for a second before its next try.
 const MAX_CONNECTING: usize = 128;
+
+/// Most connects of a slot, if it was connected to itself each time.
+const SELF_CONNECTS: usize = 10;
 
 impl<C: Connect> Connections<C> {
     /// Returns whether no connection is made or waits to be made for the first time.
@@ -105,4 +110,62 @@ impl<C: Connect> Connections<C> {
         self.deadlines.schedule(key, after(self.now.instant, self.timeout));
         Ok(())
     }
+
+    /// Tries another address of the target, or the same one again after a connection to itself. If there is no
+    /// other one, the slot waits.
+    pub(super) fn not_connected(&mut self, slot: usize, e: &io::Error) {
+        let with_itself = e.kind() == ErrorKind::AddrInUse && e.get_ref().is_some();
+        let (now, targets) = (self.now.instant, &mut self.connector.targets);
+        let state = &mut self.workload.slots[slot];
+        state.stage = Stage::Idle;
+        let tries = state.round.as_mut().map_or(1, |(_, tries)| {
+            *tries += 1;
+            *tries
+        });
+        if with_itself && tries < SELF_CONNECTS {
+            targets.put_back(state.target);
+            return self.queue(slot);
+        }
+        let is_local = is_local(e);
+        if is_local {
+            targets.put_back(state.target);
+        } else {
+            targets.failed(state.target, now);
+        }
+        let may_fall_back = !is_local && tries < targets.addresses().count();
+        let falls_back = may_fall_back && targets.has_other(now);
+        self.workload.statistics.count_error(error_name(e));
+        if falls_back {
+            self.workload.statistics.connections.fell_back += 1;
+            return self.queue(slot);
+        }
+        self.workload.statistics.connections.failed += 1;
+        self.failed_round(slot, is_local);
+    }
+
+    /// No address of the target would have the connection of a slot.
+    fn failed_round(&mut self, slot: usize, is_local: bool) {
+        let state = &mut self.workload.slots[slot];
+        state.round = None;
+        let was_up = state.was_up;
+        self.workload.note_failure(slot);
+        if !self.retries.is_on || is_local && !was_up {
+            return self.workload.retire(slot);
+        }
+        // Where connections come and go, this is how it shows that the server is gone.
+        if was_up && !self.workload.slots[slot].is_down {
+            let now = self.workload.now();
+            self.workload.lost(slot, now, 0);
+        }
+        self.wait_for_retry(slot);
+    }
+}
+
+/// Returns whether a connect failed for want of something of this machine: a file, a port, an address.
+fn is_local(e: &io::Error) -> bool {
+    const LOCAL: [Errno; 5] =
+        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    // A source address that cannot be used has a text of its own.
+    e.kind() == ErrorKind::AddrNotAvailable
+        || LOCAL.iter().any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -8,7 +8,8 @@ use crate::load::messages::{Failure, Load};
 use crate::load::results::statistics::error_name;
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
-use crate::load::worker::workload::{Stage, Workload};
+use crate::load::worker::slot::Stage;
+use crate::load::worker::workload::Workload;
 use crate::net::deadline::after;
 
 /// Number of faults that are examined, which takes some milliseconds each. A server that makes more
@@ -115,11 +116,12 @@ impl<C: Connect> Connections<C> {
         while let Some(key) = self.deadlines.pop_due(now) {
             let since = self.clients[key].waiting_since();
             let since = since.map_or(now, |since| self.workload.instant(since));
-            let due = after(since, timeout.map(|timeout| timeout + self.gaps.since(since)));
+            let due =
+                after(since, timeout.map(|timeout| timeout.saturating_add(self.gaps.since(since))));
             if due.is_none_or(|due| due > now) {
                 self.deadlines.schedule(key, due);
             } else if self.clients[key].is_runnable()
-                && after(since, timeout.map(|t| t * 2)) > Some(now)
+                && after(since, timeout.map(|timeout| timeout.saturating_mul(2))) > Some(now)
             {
                 put_back.push(key);
             } else if !self.give_up_messages(key) {

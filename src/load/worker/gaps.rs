@@ -30,7 +30,7 @@ pub(crate) struct Gaps {
 
 impl Gaps {
     /// Takes a turn that began at `now`, and should have begun at `latest`, or a tick after `previous`, the
-    /// turn before it. Returns the gap, if it counts. `measured_from` is when the measured time begins.
+    /// turn before it. A loop that had work to do at once has a tick for it. Returns the gap, if it counts. `measured_from` is when the measured time begins.
     pub(super) fn turn(
         &mut self,
         (previous, now): (Instant, Instant),
@@ -38,7 +38,7 @@ impl Gaps {
         measured_from: Option<Instant>,
     ) -> Option<Duration> {
         let tick = previous + TICK;
-        let expected = latest.map_or(tick, |latest| latest.clamp(previous, tick));
+        let expected = latest.filter(|&latest| latest > previous).map_or(tick, |at| at.min(tick));
         let gap = now.saturating_duration_since(expected);
         if gap < SHORTEST {
             return None;
@@ -80,8 +80,8 @@ impl Machine {
 
     /// Returns how long the machine was suspended since an earlier state.
     pub(crate) fn suspended_since(&self, earlier: &Machine) -> Duration {
-        Duration::from_nanos(self.suspended.saturating_sub(earlier.suspended))
-            .saturating_sub(READING)
+        let suspended = Duration::from_nanos(self.suspended.saturating_sub(earlier.suspended));
+        if suspended < READING { Duration::ZERO } else { suspended }
     }
 
     /// Returns the part of the machine's processor time that was stolen since an earlier state.
@@ -132,8 +132,9 @@ mod tests {
             (Some(5), 2005, Some(2000)),
             (Some(500), 2020, Some(2000)),
             (None, 2020, Some(2000)),
-            // It has work and should not have waited at all.
-            (Some(0), 30, Some(30)),
+            // It has work: a tick is for that.
+            (Some(0), 29, None),
+            (Some(0), 520, Some(500)),
             // In time, or late by less than what counts.
             (None, 20, None),
             (Some(5), 14, None),
@@ -179,7 +180,7 @@ mod tests {
     fn a_suspended_machine_shows_in_the_difference_of_two_clocks() {
         let at = |suspended| Machine { suspended, stolen: None };
         let hour = Duration::from_secs(3600);
-        let after = at(5 + 3_600_010_000_000);
+        let after = at(5 + 3_600_000_000_000);
         assert_eq!(after.suspended_since(&at(5)), hour);
         assert_eq!(at(900).suspended_since(&at(5)), Duration::ZERO);
         assert!(Machine::now().suspended_since(&Machine::now()).is_zero());

@@ -2,7 +2,8 @@
 //!
 //! [`event_loop`] waits and goes through the steps of a turn. The steps are methods of the
 //! [`connections`]: those that drive a client are there, the others in [`connecting`], [`ending`] and [`retry`].
-//! Below those, [`workload`] gives out the messages and counts them.
+//! Below those, [`workload`] gives out the messages and counts them, and [`watch`] follows
+//! what an outage costs.
 
 mod alarm;
 pub(crate) mod connect;
@@ -14,6 +15,8 @@ pub(crate) mod event_loop;
 pub(crate) mod gaps;
 pub(crate) mod reporter;
 mod retry;
+mod slot;
 pub(crate) mod targets;
 pub(crate) mod usage;
+mod watch;
 pub(crate) mod workload;

@@ -9,23 +9,16 @@
 //! | another one of the same outage is served again | it tries again soon, once |
 //! | wrong bytes | as after an orderly end; see `ending` |
 
-use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
-
-use rustix::io::Errno;
 
 use crate::load::backoff;
 use crate::load::clock::Nanos;
 use crate::load::messages::Load;
 use crate::load::plan::Plan;
-use crate::load::results::statistics::error_name;
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
-use crate::load::worker::workload::Stage;
+use crate::load::worker::slot::Stage;
 use crate::net::deadline::{Deadlines, after};
-
-/// Most connects of a slot, if it was connected to itself each time.
-const SELF_CONNECTS: usize = 10;
 
 /// How long a run that has no end by time goes on without an echo, if there is no timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,7 +30,7 @@ pub(crate) struct Retries {
     /// Number of those that wait.
     waiting: usize,
     /// Whether what was lost is made again, now or at all.
-    is_on: bool,
+    pub(super) is_on: bool,
     seed: u64,
     /// The last outage whose end made all try again.
     hurried: Option<usize>,
@@ -86,9 +79,7 @@ impl<C: Connect> Connections<C> {
         }
         self.retire_waiting();
     }
-}
 
-impl<C: Connect> Connections<C> {
     /// The connection of an idle slot was lost, with this number of measured messages in flight, after it had
     /// said nothing since `since`. `was_served`: a message had come back on it.
     pub(super) fn lost(&mut self, slot: usize, (since, messages): (Nanos, u64), was_served: bool) {
@@ -105,7 +96,7 @@ impl<C: Connect> Connections<C> {
         if self.is_reached() {
             self.workload.lost(slot, since, messages);
         } else {
-            self.note_first_failure(slot);
+            self.workload.note_failure(slot);
         }
         self.wait_for_retry(slot);
     }
@@ -119,12 +110,6 @@ impl<C: Connect> Connections<C> {
         coordination.is_reached()
     }
 
-    fn note_first_failure(&mut self, slot: usize) {
-        if !std::mem::replace(&mut self.workload.slots[slot].has_failed, true) {
-            self.workload.coordination.first_connect_failed();
-        }
-    }
-
     /// Takes note of the connections that were established in this turn.
     pub(super) fn settle_established(&mut self) {
         while let Some(slot) = self.workload.established.pop() {
@@ -132,58 +117,8 @@ impl<C: Connect> Connections<C> {
         }
     }
 
-    /// Tries another address of the target, or the same one again after a connection to itself. If there is no
-    /// other one, the slot waits.
-    pub(super) fn not_connected(&mut self, slot: usize, e: &io::Error) {
-        let with_itself = e.kind() == ErrorKind::AddrInUse && e.get_ref().is_some();
-        let (now, targets) = (self.now.instant, &mut self.connector.targets);
-        let state = &mut self.workload.slots[slot];
-        state.stage = Stage::Idle;
-        let tries = state.round.as_mut().map_or(1, |(_, tries)| {
-            *tries += 1;
-            *tries
-        });
-        if with_itself && tries < SELF_CONNECTS {
-            targets.put_back(state.target);
-            return self.queue(slot);
-        }
-        let is_local = is_local(e);
-        if is_local {
-            targets.put_back(state.target);
-        } else {
-            targets.failed(state.target, now);
-        }
-        let may_fall_back = !is_local && tries < targets.addresses().count();
-        let falls_back = may_fall_back && targets.has_other(now);
-        self.workload.statistics.count_error(error_name(e));
-        if falls_back {
-            self.workload.statistics.connections.fell_back += 1;
-            return self.queue(slot);
-        }
-        self.workload.statistics.connections.failed += 1;
-        self.failed_round(slot, is_local);
-    }
-
-    /// No address of the target would have the connection of a slot.
-    fn failed_round(&mut self, slot: usize, is_local: bool) {
-        let state = &mut self.workload.slots[slot];
-        state.round = None;
-        let was_up = state.was_up;
-        if !was_up {
-            self.note_first_failure(slot);
-        }
-        if !self.retries.is_on || is_local && !was_up {
-            return self.workload.retire(slot);
-        }
-        // Where connections come and go, this is how it shows that the server is gone.
-        if was_up && !self.workload.slots[slot].is_down {
-            let now = self.workload.now();
-            self.workload.lost(slot, now, 0);
-        }
-        self.wait_for_retry(slot);
-    }
-
-    fn wait_for_retry(&mut self, slot: usize) {
+    /// An idle slot tries again after a wait.
+    pub(super) fn wait_for_retry(&mut self, slot: usize) {
         self.workload.coordination.lookup.ask(self.now.instant);
         let state = &mut self.workload.slots[slot];
         state.stage = Stage::Waiting;
@@ -273,13 +208,4 @@ impl<C: Connect> Connections<C> {
         let end = since.and_then(|(since, _)| after(since, self.timeout.or(Some(PATIENCE))));
         self.workload.schedule.is_numbered() && end.is_some_and(|end| end <= self.now.instant)
     }
-}
-
-/// Returns whether a connect failed for want of something of this machine: a file, a port, an address.
-fn is_local(e: &io::Error) -> bool {
-    const LOCAL: [Errno; 5] =
-        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-    // A source address that cannot be used has a text of its own.
-    e.kind() == ErrorKind::AddrNotAvailable
-        || LOCAL.iter().any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
 }

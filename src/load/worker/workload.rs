@@ -11,57 +11,8 @@ use crate::load::messages::{InFlight, Load, Next, Stray};
 use crate::load::outage::Cost;
 use crate::load::plan::Plan;
 use crate::load::results::statistics::Statistics;
-use crate::load::schedule::{Position, Schedule};
-
-/// Everything that outlives a connection in its slot.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Slot {
-    pub(super) stage: Stage,
-    pub(super) position: Position,
-    /// Index of the address that it is or was connected to.
-    pub(super) target: usize,
-    /// When its first connect was begun, and the number of those that failed since: one address after the
-    /// other.
-    pub(super) round: Option<(Nanos, usize)>,
-    /// Number of rounds and of connections that failed one after the other, without an echo.
-    pub(super) failures: u32,
-    /// When the message was due that the next connection is made for, if it is made for a message.
-    pub(super) message: Option<Nanos>,
-    /// Number of messages that its connection may still start.
-    pub(super) left: u64,
-    /// Whether it had a connection, lost it, and has no other one yet.
-    pub(super) is_down: bool,
-    /// Whether it ever had a connection.
-    pub(super) was_up: bool,
-    /// Whether its first connect has failed.
-    pub(super) has_failed: bool,
-    /// Number of the outage in which it lost its connection, until a message comes back.
-    pub(super) outage: Option<usize>,
-    /// Number of messages that came back on connections that have ended.
-    pub(super) echoed: u64,
-}
-
-/// The stages of a slot.
-///
-/// ```text
-///   Idle --> Queued --> InUse --> Idle or Waiting
-///             |  ^
-///             v  |
-///           Waiting               all of them --> Retired
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// It waits until its next message is due.
-    Idle,
-    /// It waits until it may connect.
-    Queued,
-    /// Its connection was lost or could not be made. It waits until it may try again.
-    Waiting,
-    /// It has the client with this key.
-    InUse(usize),
-    /// It is not used any more.
-    Retired,
-}
+use crate::load::schedule::Schedule;
+use crate::load::worker::slot::Slot;
 
 /// The schedule of a loop, its slots, and its statistics.
 #[derive(Debug)]
@@ -77,7 +28,7 @@ pub(crate) struct Workload {
     /// Number of slots with an outage. Only then an echo is looked at more closely.
     pub(super) watched: usize,
     /// Number of messages that had come back then.
-    watched_returned: u64,
+    pub(super) watched_returned: u64,
     /// The last outage after which a message came back on a new connection.
     pub(super) ended_outage: Option<usize>,
     /// Number of messages on a connection.
@@ -92,21 +43,7 @@ pub(crate) struct Workload {
 
 impl Workload {
     pub(super) fn new(plan: &Plan, thread: usize, coordination: Arc<Coordination>) -> Workload {
-        let slot = |position| Slot {
-            stage: Stage::Idle,
-            position,
-            target: 0,
-            round: None,
-            failures: 0,
-            message: None,
-            left: 0,
-            is_down: false,
-            was_up: false,
-            has_failed: false,
-            outage: None,
-            echoed: 0,
-        };
-        let slots: Vec<Slot> = Schedule::positions(plan, thread).map(slot).collect();
+        let slots: Vec<Slot> = Schedule::positions(plan, thread).map(Slot::new).collect();
         Workload {
             clock: coordination.clock,
             coordination,
@@ -122,66 +59,6 @@ impl Workload {
             is_udp: plan.is_udp(),
             established: Vec::new(),
             statistics: Statistics::default(),
-        }
-    }
-
-    /// Ends the use of a slot.
-    pub(super) fn retire(&mut self, slot: usize) {
-        debug_assert_ne!(self.slots[slot].stage, Stage::Retired);
-        self.slots[slot].stage = Stage::Retired;
-        self.active -= 1;
-        let unsent = self.waiting_message(slot);
-        self.slots[slot].message = None;
-        self.count_unsent(slot, unsent);
-        self.up(slot);
-    }
-
-    /// Counts messages of a slot that could not be sent.
-    pub(super) fn count_unsent(&mut self, slot: usize, unsent: u64) {
-        self.statistics.messages.unsent += unsent;
-        if let Some(outage) = self.slots[slot].outage.filter(|_| unsent > 0) {
-            self.coordination.add_cost(outage, Cost { unsent, ..Cost::default() });
-        }
-    }
-
-    /// Returns 1 for a slot without a connection that has started a measured message.
-    pub(super) fn waiting_message(&self, slot: usize) -> u64 {
-        let message = self.slots[slot].message;
-        message.is_some_and(|due| self.schedule.is_measured(due)).into()
-    }
-
-    /// The connection of a slot was lost, with this number of messages in flight, and had said nothing since
-    /// `since`.
-    pub(super) fn lost(&mut self, slot: usize, since: Nanos, messages: u64) {
-        let outage = self.coordination.lost(since, messages);
-        self.watched_returned = self.statistics.messages.returned;
-        let state = &mut self.slots[slot];
-        state.is_down = true;
-        self.watched += usize::from(state.outage.replace(outage).is_none());
-    }
-
-    /// A slot that was down has a connection, or is given up.
-    fn up(&mut self, slot: usize) {
-        if std::mem::take(&mut self.slots[slot].is_down) {
-            self.coordination.replaced();
-        }
-    }
-
-    /// The connection of a slot had a turn. An echo may have ended the outage: one on a connection that
-    /// replaces another one, or any after all were replaced.
-    #[cold]
-    pub(super) fn watch(&mut self, slot: usize, is_served: bool) {
-        let returned = self.statistics.messages.returned;
-        if std::mem::replace(&mut self.watched_returned, returned) == returned {
-            return;
-        }
-        if let Some(outage) = self.slots[slot].outage.filter(|_| is_served) {
-            self.slots[slot].outage = None;
-            self.watched -= 1;
-            self.ended_outage = Some(outage);
-            self.coordination.echoed(Some(outage), self.now());
-        } else if self.coordination.are_all_up() {
-            self.coordination.echoed(None, self.now());
         }
     }
 
