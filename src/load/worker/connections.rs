@@ -83,17 +83,31 @@ impl<C: Connect> Connections<C> {
 
     /// Drives a client, and does what follows from its progress.
     pub(super) fn drive(&mut self, key: usize, now: Nanos) {
-        let client = &mut self.clients[key];
-        let progress = client.drive(&mut self.context, &mut self.workload, now);
-        if self.workload.watched > 0 {
-            self.workload.watch(client.slot(), client.echoed() > 0);
-        }
-        match progress {
-            Ok(Progress::Blocked) => {}
-            Ok(Progress::Again) => self.run_queue.push_back(key),
-            Ok(Progress::Done) => self.ended(key),
+        // While there may be an outage, an echo may have ended it. Asked in each arm: what a client returns
+        // would otherwise go through memory, which costs the usual case more than the question.
+        match self.clients[key].drive(&mut self.context, &mut self.workload, now) {
+            Ok(Progress::Blocked) if self.workload.watched == 0 => {}
+            Ok(Progress::Blocked) => self.watch(key),
+            Ok(Progress::Again) => {
+                self.run_queue.push_back(key);
+                if self.workload.watched > 0 {
+                    self.watch(key);
+                }
+            }
+            Ok(Progress::Done) => {
+                self.watch(key);
+                self.ended(key);
+            }
             Err(failure) => self.failed(key, failure),
         }
+    }
+
+    /// An echo may end an outage. Not inlined: the usual case would pay for it.
+    #[cold]
+    #[inline(never)]
+    fn watch(&mut self, key: usize) {
+        let client = &self.clients[key];
+        self.workload.watch(client.slot(), client.echoed() > 0);
     }
 
     pub(super) fn queue(&mut self, slot: usize) {
