@@ -51,7 +51,8 @@
 //!    `sources::udp` is the echo of datagrams;
 //! 9. the drain, in `server/drain.rs` and `server/timeouts.rs`;
 //! 10. `load`: the same from the side that connects. `load::client` is the other state machine, for streams,
-//!     `load::datagram` the one for datagrams, and `load::schedule` says when a message is due.
+//!     `load::datagram` the one for datagrams, `load::schedule` says when a message is due, and `load::outage`
+//!     what an outage is.
 //!
 //! # The HOWTO's sections, and where they are here
 //!

@@ -258,7 +258,18 @@ fn a_server_that_loses_each_connection_is_asked_less_and_less() {
     // 10 ms, 20, 40 and so on up to 1 s: eight tries within three seconds, a little more with the spread.
     let established = number(&report["connections"]["established"]);
     assert!((6.0..=26.0).contains(&established), "{report}");
-    assert_eq!(only_outage(&report)["until_the_end"], true, "{report}");
+    // It was never there for anybody.
+    assert_eq!(report["outages"]["count"], 0, "{report}");
+}
+
+#[test]
+fn a_server_without_room_for_all_is_no_outage_for_those_that_it_serves() {
+    let daemon = Daemon::start(&["--max-connections-per-ip", "3"]);
+    let report = report(daemon.address(), "-c 5 -R 100 -d 1s", 1);
+    assert_eq!(report["outages"]["count"], 0, "{report}");
+    assert!(number(&report["connections"]["lost"]) >= 2.0, "{report}");
+    assert!(number(&report["messages"]["echoed"]) >= 60.0, "{report}");
+    assert!(number(&report["messages"]["unsent"]) + number(&report["messages"]["lost"]) >= 40.0);
 }
 
 #[test]

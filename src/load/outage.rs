@@ -1,6 +1,6 @@
 //! Outages: from the first loss to the first echo behind it.
 //!
-//! An outage begins when an established connection is lost while there is no outage. Connections that are
+//! An outage begins when a connection that was served is lost while there is no outage. Connections that are
 //! lost later, while it lasts, belong to it. It ends with the first echo on a connection that was made to
 //! replace one of them. Where nothing is due on those, it ends with the first echo of any message
 //! after all of them were replaced. So it is the time in which nobody who was cut off was served, and a

@@ -153,10 +153,8 @@ impl<C: Connect> Connections<C> {
             return self.workload.retire(slot);
         }
         // Where connections come and go, this is how it shows that the server is gone.
-        if was_up && !self.workload.slots[slot].is_down {
-            let now = self.workload.now();
-            self.workload.lost(slot, now, 0);
-        }
+        let now = self.workload.now();
+        self.workload.lost(slot, now, 0);
         self.wait_for_retry(slot);
     }
 }

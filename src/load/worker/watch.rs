@@ -44,8 +44,11 @@ impl Workload {
     }
 
     /// The connection of a slot was lost, with this number of messages in flight, and had said nothing since
-    /// `since`.
+    /// `since`. It is an outage only for who was served before: not where a server has never room for all.
     pub(super) fn lost(&mut self, slot: usize, since: Nanos, messages: u64) {
+        if self.slots[slot].echoed == 0 || self.slots[slot].is_down {
+            return;
+        }
         let outage = self.coordination.lost(since, messages);
         self.watched_returned = self.statistics.messages.returned;
         let state = &mut self.slots[slot];
