@@ -534,12 +534,7 @@ fn connections_are_spread_over_all_addresses_of_a_name() {
         let report = tester.finish().report(0);
         let counts = by_address(&report);
         let met: Vec<usize> = servers.iter().map(|count| count.swap(0, Ordering::SeqCst)).collect();
-        if options.contains("reconnect") {
-            // Which place is free first is up to the servers.
-            assert!(met.iter().all(|met| (20..=40).contains(met)), "{options}: {met:?}");
-        } else {
-            assert_eq!(met, expected, "{options}: {report}");
-        }
+        assert_eq!(met, expected, "{options}: {report}");
         let established: Vec<_> = counts.iter().map(|(_, [n, ..])| usize::try_from(*n)).collect();
         assert_eq!(established, met.into_iter().map(Ok).collect::<Vec<_>>(), "{options}: {report}");
     }

@@ -134,15 +134,17 @@ impl<C: Connect> Worker<C> {
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let until = self.deadline()?;
         let before = self.connections.now.instant;
-        let now = self
-            .wait
-            .wait(events, Some(until.map_or(before + TICK, |at| at.min(before + TICK))))?;
+        let tick = before + TICK;
+        let latest = until.map_or(tick, |until| until.min(tick));
+        let now = self.wait.wait(events, Some(latest))?;
         self.connections.now = self.coordination.clock.moment(now);
-        self.note_gap((before, now), until);
+        if now > latest {
+            self.note_gap((before, now), until);
+        }
         Ok(())
     }
 
-    /// Takes note of a turn that comes too late. The echoes that are still missing at the end are waited for
+    /// Takes note of a turn that comes too late, if it comes so much too late that it counts. The echoes that are still missing at the end are waited for
     /// as much longer.
     fn note_gap(&mut self, turn: (Instant, Instant), until: Option<Instant>) {
         let workload = &self.connections.workload;

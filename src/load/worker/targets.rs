@@ -15,6 +15,8 @@ const REMEMBERED: usize = 1024;
 pub(crate) struct Targets {
     all: Vec<Target>,
     policy: Addresses,
+    /// Whether connections stay. If they do not, the fewest would be those of the fastest address.
+    stay: bool,
     /// Where to look first for the next one, so that they take turns.
     next: usize,
     seed: u64,
@@ -36,8 +38,8 @@ struct Target {
 
 impl Targets {
     pub(super) fn new(plan: &Plan, thread: usize, now: Instant) -> Targets {
-        let mut targets =
-            Targets { all: Vec::new(), policy: plan.addresses, next: thread, seed: plan.seed };
+        let (policy, stay, seed) = (plan.addresses, !plan.reconnects(), plan.seed);
+        let mut targets = Targets { all: Vec::new(), policy, stay, next: thread, seed };
         targets.list(&plan.targets, now);
         targets
     }
@@ -76,7 +78,7 @@ impl Targets {
     }
 
     /// Returns the index of the address for the next connection, which is then in use: of those that work
-    /// the one with the fewest connections, in turn, or the first one if the plan says so. If none works, it
+    /// the next one in turn, where connections stay the one with the fewest, or the first one if the plan says so. If none works, it
     /// is the one that is due first.
     pub(super) fn take(&mut self, now: Instant) -> usize {
         let (len, next) = (self.all.len(), self.next % self.all.len());
@@ -84,7 +86,9 @@ impl Targets {
         let listed = || self.all.iter().enumerate().filter(|(_, target)| target.is_listed);
         let working = listed().filter(|(_, target)| target.may_be_tried(now));
         let chosen = match self.policy {
-            Addresses::All => working.min_by_key(|&(index, target)| (target.in_use, turn(index))),
+            Addresses::All => working.min_by_key(|&(index, target)| {
+                (if self.stay { target.in_use } else { 0 }, turn(index))
+            }),
             Addresses::First => working.min_by_key(|&(index, _)| (index, 0)),
         };
         let chosen = chosen.or_else(|| listed().min_by_key(|(_, target)| target.retry_at));
