@@ -299,7 +299,8 @@ fn a_datagram_socket_that_was_refused_is_made_again() {
 
 // Restarts
 
-/// A restart of the daemon, with half a second between the two, under load.
+/// A restart of the daemon, with half a second between the two, under load. It takes many connections to see
+/// its end so exactly: each tries only now and then.
 #[track_caller]
 fn restart_under(options: &str, keeps: bool) -> (Value, Value) {
     let mut server = Restarted::start(keeps);
@@ -346,9 +347,9 @@ fn a_restart_behind_a_socket_that_stays_refuses_nobody() {
 
 #[test]
 fn a_closed_loop_goes_on_behind_a_restart() {
-    let (report, outage) = restart_under("-c 10 -d 3s", false);
+    let (report, outage) = restart_under("-d 3s", false);
     assert_eq!(report["messages"]["unsent"], 0, "{report}");
-    assert_eq!(outage["connections_down"], 10, "{report}");
+    assert_eq!(outage["connections_down"], 50, "{report}");
     assert!((number(&report["elapsed_s"]) - 3.0).abs() < 1e-6, "{report}");
 }
 
