@@ -32,6 +32,7 @@ fn a_configuration_out_of_its_range_is_refused_and_named() {
         (Config::builder().max_connections(0), "maximum of connections must"),
         (Config::builder().max_connections_per_ip(0), "per IP"),
         (Config::builder().max_buffer(0), "buffer"),
+        (Config::builder().max_memory(2 * 64 * 1024 - 1), "memory"),
         (Config::builder().idle_timeout(Duration::ZERO), "idle timeout"),
         (Config::builder().keepalive(Duration::from_millis(1500)), "keepalive"),
         (Config::builder().unix_mode(0o1000), "mode"),

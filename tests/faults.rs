@@ -697,6 +697,20 @@ fn a_client_that_never_reads_is_ended_by_the_idle_timeout() {
     daemon.expect_files_back();
 }
 
+#[test]
+fn a_reader_that_stalls_is_not_sent_to_when_its_idle_timeout_is_over() {
+    let daemon = Daemon::start(&["-vv", "--idle-timeout", "500ms"]);
+    let mut client = daemon.connect();
+    stuff(&mut client, &pattern(16 * MIB, 6));
+    // What the kernel takes then would count as a sign of the peer.
+    eventually("its time is over", || daemon.log().contains(": it was idle"));
+    let log = daemon.log();
+    let (_, last_look) = log.rsplit_once("asked before it ends").expect("a last look");
+    let (last_look, _) = last_look.split_once("shutdown(write)").expect("the end");
+    assert!(!last_look.contains("send answers"), "{last_look}");
+    drop(client);
+}
+
 /// Bytes that the kernel holds for the daemon, sent by this client and not yet received.
 fn unread(daemon: &Daemon, client: &TcpStream) -> usize {
     let client = client.local_addr().expect("address").port();

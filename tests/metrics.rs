@@ -272,6 +272,7 @@ fn the_values_are_those_of_the_traffic_and_of_the_log() {
         ("unsent_bytes_total", 0.0),
         ("discarded_bytes_total", 8.0),
         ("accept_errors_total", 0.0),
+        ("memory_waits_total", 0.0),
         (concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
     ];
     expect_samples(&scrape(metrics), &expected);
@@ -296,7 +297,7 @@ fn the_values_are_those_of_the_traffic_and_of_the_log() {
         "bytes_in" => "received_bytes_total".to_owned(),
         "bytes_out" => "sent_bytes_total".to_owned(),
         "bytes_unsent" | "bytes_discarded" => format!("{}_bytes_total", &name[6..]),
-        "accept_errors" => format!("{name}_total"),
+        "accept_errors" | "memory_waits" => format!("{name}_total"),
         name => format!("connections_closed_total{{cause=\"{}\"}}", &name[7..]),
     };
     // Since the scrape it may have grown.

@@ -19,6 +19,16 @@ impl AddressLimit {
         AddressLimit { max, count: HashMap::new(), by_key: Vec::new() }
     }
 
+    /// Number of bytes that a connection may take. A hash table has up to twice as many places as entries.
+    pub(crate) const BYTES_PER_KEY: usize =
+        size_of::<Option<IpAddr>>() + 3 * size_of::<(IpAddr, usize)>();
+
+    /// Makes room for connections with keys below `keys`.
+    pub(crate) fn reserve(&mut self, keys: usize) {
+        self.count.reserve(keys.saturating_sub(self.count.len()));
+        self.by_key.reserve_exact(keys.saturating_sub(self.by_key.len()));
+    }
+
     /// Returns whether the peer's address may have one more connection. A peer without an IP address is
     /// not limited.
     pub(crate) fn admits(&self, peer: &Address) -> bool {

@@ -24,6 +24,7 @@ pub struct Config {
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_ip: Option<usize>,
     pub(crate) max_buffer: usize,
+    pub(crate) max_memory: usize,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
     pub(crate) busy_poll: Option<Duration>,
@@ -38,6 +39,7 @@ impl Default for Config {
             max_connections: usize::MAX,
             max_connections_per_ip: None,
             max_buffer: 64 * 1024,
+            max_memory: usize::MAX,
             idle_timeout: None,
             drain_timeout: Duration::from_secs(10),
             busy_poll: None,
@@ -59,6 +61,11 @@ impl Config {
     /// Returns the most bytes held for a connection in each direction.
     pub fn max_buffer(&self) -> usize {
         self.max_buffer
+    }
+
+    /// Returns the most bytes of memory for the buffers of all connections.
+    pub fn max_memory(&self) -> usize {
+        self.max_memory
     }
 }
 
@@ -106,6 +113,14 @@ impl ConfigBuilder {
     /// message and the largest single answer of a protocol. Default: 64 KiB.
     pub fn max_buffer(mut self, bytes: usize) -> ConfigBuilder {
         self.0.max_buffer = bytes;
+        self
+    }
+
+    /// Sets the most bytes of memory for the buffers of all connections together, at least two buffers. Near
+    /// this bound a connection gets a smaller buffer, and at the bound nothing is received until memory is
+    /// returned. No connection is closed for it. Default: no bound.
+    pub fn max_memory(mut self, bytes: usize) -> ConfigBuilder {
+        self.0.max_memory = bytes;
         self
     }
 
@@ -180,6 +195,11 @@ impl ConfigBuilder {
         }
         if !BUFFER_SIZES.contains(&config.max_buffer) {
             return Err(ConfigError("the maximum buffer must be from 1KiB to 1GiB"));
+        }
+        if config.max_memory < 2 * config.max_buffer {
+            return Err(ConfigError(
+                "the maximum memory must hold two buffers of the maximum size",
+            ));
         }
         let fits = |idle: &Duration| KEEPALIVES.contains(idle) && idle.subsec_nanos() == 0;
         if config.listen.keepalive.is_some_and(|idle| !fits(&idle)) {

@@ -22,6 +22,16 @@ struct Entry {
 }
 
 impl ConnectionLog {
+    /// Number of bytes that a connection may take.
+    pub(crate) const BYTES_PER_KEY: usize = size_of::<Option<Entry>>();
+
+    /// Makes room for connections with keys below `keys`.
+    pub(crate) fn reserve(&mut self, keys: usize) {
+        if log_enabled!(Level::Debug) {
+            self.0.reserve_exact(keys.saturating_sub(self.0.len()));
+        }
+    }
+
     pub(crate) fn opened(&mut self, key: usize, peer: &Address, now: Instant) {
         if !log_enabled!(Level::Debug) {
             return;

@@ -11,7 +11,7 @@ use log::{LevelFilter, info, warn};
 
 use echoloop::cli::{self, units};
 use echoloop::net::endpoint::EndpointError;
-use echoloop::process::{limits, log_sink, systemd};
+use echoloop::process::{limits, log_sink, memory, systemd};
 use echoloop::protocol::{Echo, Framed, Kind};
 use echoloop::sources::metrics::{self, Metrics};
 use echoloop::sources::signals::Signals;
@@ -55,6 +55,12 @@ struct Options {
     /// Most bytes held for a connection in each direction; at least 1KiB
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = units::size)]
     max_buffer: usize,
+
+    /// Most memory for the buffers of all connections together. Near it each gets less, and at it nothing is
+    /// received until memory is returned; nobody is disconnected
+    /// [default: half of what the machine and the limits of the process or its control group allow]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    max_memory: Option<usize>,
 
     /// Close a connection on which no byte moved for this time, also a reader that stalls; 0 is never
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
@@ -191,7 +197,8 @@ fn serve<P: Protocol>(
         server.add_source(Box::new(metrics))?;
     }
     let (connections, bytes) = (config.max_connections(), config.max_buffer());
-    info!("at most {connections} connections, {bytes} bytes held for each");
+    let memory = config.max_memory() / (1024 * 1024);
+    info!("at most {connections} connections, {bytes} bytes held for each, {memory} MiB for all");
     if let Err(e) = endpoints::print(&addresses) {
         warn!("cannot print the addresses: {e}");
     }
@@ -222,6 +229,14 @@ impl Options {
         self.metrics.as_ref().map_or(0, |_| 2 + metrics::CLIENTS)
     }
 
+    /// Returns the memory for all buffers.
+    fn max_memory(&self) -> usize {
+        self.max_memory.unwrap_or_else(|| {
+            let half = usize::try_from(memory::allowed() / 2).unwrap_or(usize::MAX);
+            half.max(2 * self.max_buffer)
+        })
+    }
+
     fn config(&self, most: usize, has_inherited: bool) -> Result<Config, Box<dyn Error>> {
         let config = Config::builder()
             .endpoints(endpoints::streams(&self.endpoints))
@@ -229,6 +244,7 @@ impl Options {
             .max_connections(self.max_connections.unwrap_or(most))
             .max_connections_per_ip(self.max_connections_per_ip)
             .max_buffer(self.max_buffer)
+            .max_memory(self.max_memory())
             .idle_timeout(optional(self.idle_timeout))
             .keepalive(optional(self.keepalive))
             .drain_timeout(self.drain_timeout)

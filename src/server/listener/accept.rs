@@ -1,5 +1,6 @@
 //! Accept, and what to do when it fails.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::os::fd::OwnedFd;
@@ -189,14 +190,19 @@ impl Listeners {
                 Err(e) => {
                     let address = listener.address().clone();
                     if self.is_local(&e) {
-                        self.warning.warn(now, format_args!("cannot accept on {address}: {e}"));
-                        self.paused_until = now.checked_add(PAUSE);
+                        self.pause(now, format_args!("cannot accept on {address}: {e}"));
                         return None;
                     }
                 }
             }
         }
         None
+    }
+
+    /// Leaves accept alone for a while, and warns why.
+    pub(crate) fn pause(&mut self, now: Instant, reason: fmt::Arguments<'_>) {
+        self.warning.warn(now, reason);
+        self.paused_until = now.checked_add(PAUSE);
     }
 
     /// Counts an error, and returns whether it is local: then the next accept would fail as well.
