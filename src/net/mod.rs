@@ -10,6 +10,8 @@ pub mod deadline;
 pub mod endpoint;
 pub mod escape;
 pub mod nonblocking;
+#[cfg(target_os = "linux")]
+pub(crate) mod option;
 pub mod ready;
 pub mod socket;
 mod transport;
