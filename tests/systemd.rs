@@ -23,7 +23,7 @@ use common::{
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::Pid;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const ECHOD: &str = env!("CARGO_BIN_EXE_echod");
 const ANY_PORT: &str = "tcp://127.0.0.1:0";
@@ -155,6 +155,34 @@ fn a_listener_for_both_families_serves_both() {
     expect_end(&mut connect((Ipv4Addr::LOCALHOST, port).into()));
     leave(four);
     leave(six);
+}
+
+#[test]
+fn a_multipath_listener_is_served_and_what_it_lacks_is_one_warning() {
+    let listener =
+        Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).and_then(|socket| {
+            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+            socket.listen(16).map(|()| TcpListener::from(socket))
+        });
+    let Ok(listener) = listener else { return eprintln!("NOT RUN: this test needs MPTCP") };
+    let address = listener.local_addr().expect("address");
+    let lacks = setsockopt(&listener, sockopt::TcpUserTimeout, &1).is_err();
+    let early = connect(address);
+    let mut daemon = adopting(&listener, &[]);
+    for mut client in [early, connect(address)] {
+        ping(&mut client, b"hello");
+        leave(client);
+    }
+    daemon.last_questions();
+    let log = daemon.log();
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warnings.len(), usize::from(lacks), "{log}");
+    let named = format!("tcp://{address} is served without TCP_USER_TIMEOUT (");
+    assert!(warnings.iter().all(|line| line.contains(&named)), "{log}");
+    // What was asked for by name is no option that may be missing.
+    let words = ["cannot serve file 3", "congestion control `nonsense`"];
+    let mut command = shell(HAND_OVER, &["--congestion", "nonsense"]);
+    expect_error_with(same(&listener), &mut command, 1, &words);
 }
 
 #[test]

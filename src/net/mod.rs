@@ -11,6 +11,8 @@ pub mod endpoint;
 pub mod escape;
 pub(crate) mod memory;
 pub mod nonblocking;
+#[cfg(target_os = "linux")]
+pub(crate) mod option;
 pub mod pool;
 pub mod ready;
 pub mod socket;

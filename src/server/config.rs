@@ -130,11 +130,12 @@ impl ConfigBuilder {
         self
     }
 
-    /// Sets when the kernel looks for a peer that has vanished. After this time without a byte it sends
-    /// three probes, a third of the time and at least a second apart, and gives the peer up if it answers
-    /// none. A peer that takes nothing of what it is owed for the time of all this is given up too (on
-    /// Linux). Whole seconds, 1 to 32767. `None` leaves both to the idle timeout. Default: 60 s. See
-    /// `TCP_KEEPIDLE` and `TCP_USER_TIMEOUT` in tcp(7).
+    /// Sets when the kernel looks for a TCP peer that has vanished. After this time without a byte it
+    /// probes the peer, and gives it up if it does not answer for as long again. A peer that takes nothing
+    /// of what it is owed for twice this time is given up too (on Linux). Both take up to the time of a
+    /// probe longer, a third of this time and at least a second. Whole seconds, 1 to 32767. `None` leaves
+    /// both to the idle timeout. Default: 60 s. See `TCP_KEEPIDLE` and `TCP_USER_TIMEOUT` in tcp(7). The
+    /// peer of a Unix socket cannot vanish: the kernel ends its connections when its process ends.
     pub fn keepalive(mut self, idle: impl Into<Option<Duration>>) -> ConfigBuilder {
         self.0.listen.keepalive = idle.into();
         self
@@ -175,7 +176,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// Sets the permissions of Unix sockets, at most `0o777`. Default: `0o666` less the umask.
+    /// Sets the permissions of Unix sockets, at most `0o777`. Who may write may connect. Default: `0o666`
+    /// less the umask, which with the usual umask leaves the owner alone.
     pub fn unix_mode(mut self, mode: impl Into<Option<u32>>) -> ConfigBuilder {
         self.0.listen.unix_mode = mode.into();
         self

@@ -78,7 +78,9 @@ impl<P: Protocol> Server<P> {
     /// unless [`ConfigBuilder::default_endpoint`](crate::ConfigBuilder::default_endpoint) says otherwise.
     ///
     /// A socket that is taken becomes nonblocking. That holds for every copy of it (`try_clone`, or in
-    /// another process), since they share one open file description; see `O_NONBLOCK` in fcntl(2).
+    /// another process), since they share one open file description; see `O_NONBLOCK` in fcntl(2). The same
+    /// is true of its options: those that would change what a stream promises, such as `SO_LINGER`, are
+    /// reset.
     ///
     /// # Errors
     /// Those of [`bind`](Server::bind), and a file that is not a listening stream socket.
@@ -239,7 +241,7 @@ impl<P: Protocol> Server<P> {
         }
         self.connections.context.counters.accept_errors = self.listeners.errors();
         if self.drain.is_some() {
-            self.listeners.close_empty();
+            self.listeners.close_empty(self.connections.len() > 0);
         }
     }
 

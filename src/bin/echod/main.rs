@@ -66,9 +66,9 @@ struct Options {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     idle_timeout: Duration,
 
-    /// Find peers that have vanished: after this time without a byte send three probes, a third of it and at
-    /// least 1s apart, then give the peer up. Also give up a peer that takes nothing of what it is owed
-    /// for twice this time. Whole seconds; 0 is never
+    /// Find TCP peers that have vanished: after this time without a byte probe the peer, and give it up if it
+    /// does not answer for as long again. Also give up a peer that takes nothing of what it is owed for twice
+    /// this time. Whole seconds; 0 is never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
     keepalive: Duration,
 
@@ -106,7 +106,7 @@ struct Options {
     #[arg(long, value_name = "N", default_value = "10k", value_parser = units::count)]
     udp_rate: usize,
 
-    /// Permissions of Unix sockets, octal [default: 666 less the umask]
+    /// Permissions of Unix sockets, octal; who may write may connect [default: 666 less the umask]
     #[arg(long, value_name = "OCTAL", value_parser = units::mode)]
     unix_mode: Option<u32>,
 
