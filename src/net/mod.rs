@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod deadline;
 pub mod endpoint;
 pub mod escape;
+pub(crate) mod failure;
 pub mod nonblocking;
 pub mod ready;
 pub mod socket;
