@@ -12,6 +12,7 @@ use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -620,50 +621,59 @@ fn a_manager_that_is_busy_at_the_start_hears_ready_later() {
 
 // WATCHDOG_USEC
 
-/// Waits for so many keepalives.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What a manager hears. It is read at once: few messages fit into its queue.
+fn ear(manager: UnixDatagram) -> Receiver<String> {
+    manager.set_read_timeout(None).expect("no deadline");
+    let (said, heard_so_far) = mpsc::channel();
+    thread::spawn(move || while said.send(heard(&manager)).is_ok() {});
+    heard_so_far
+}
+
+/// Waits for this message, and returns those before it.
 #[track_caller]
-fn expect_keepalives(manager: &UnixDatagram, count: usize) {
-    for _ in 0..count {
-        assert_eq!(heard(manager), "WATCHDOG=1");
+fn until(ear: &Receiver<String>, message: &str) -> Vec<String> {
+    let next = || ear.recv_timeout(DEADLINE).expect("a message");
+    std::iter::repeat_with(next).take_while(|heard| heard != message).collect()
+}
+
+#[track_caller]
+fn expect_keepalives(ear: &Receiver<String>) {
+    for _ in 0..5 {
+        let others = until(ear, "WATCHDOG=1");
+        assert!(others.is_empty(), "{others:?}");
     }
 }
 
 /// Whether nothing is heard for twenty times as long as the pause between two keepalives.
-fn is_silent(manager: &UnixDatagram) -> bool {
-    manager.set_nonblocking(true).expect("nonblocking");
-    while manager.recv(&mut [0; 64]).is_ok() {}
-    manager.set_nonblocking(false).expect("blocking");
-    manager.set_read_timeout(Some(20 * PAUSE)).expect("set a timeout");
-    let silent = manager.recv(&mut [0; 64]).is_err();
-    manager.set_read_timeout(Some(DEADLINE)).expect("set a deadline");
-    silent
+fn is_silent(ear: &Receiver<String>) -> bool {
+    while ear.recv_timeout(PAUSE / 2).is_ok() {}
+    ear.recv_timeout(20 * PAUSE).is_err()
 }
-
-const PAUSE: Duration = Duration::from_millis(20);
 
 #[test]
 fn keepalives_come_while_the_daemon_runs_and_drains_and_stop_while_it_is_stopped() {
     let folder = Folder::new("watchdog");
     let (manager, path) = manager(&folder);
+    let ear = ear(manager);
     let mut command = Command::new(ECHOD);
     command.args(["--drain-timeout", "1h", ANY_PORT]).env("NOTIFY_SOCKET", &path);
     let time = (2 * PAUSE).as_micros().to_string();
     let mut daemon = Daemon::spawn(command.env("WATCHDOG_USEC", time));
-    // READY=1 comes from another thread than the first keepalives.
-    eventually("READY=1", || heard(&manager) == "READY=1");
-    expect_keepalives(&manager, 5);
+    // It comes from another thread than the first keepalives.
+    until(&ear, "READY=1");
+    expect_keepalives(&ear);
     halt(&daemon);
-    assert!(is_silent(&manager));
+    assert!(is_silent(&ear));
     resume(&daemon);
-    expect_keepalives(&manager, 5);
+    expect_keepalives(&ear);
     let message = pattern(64 * 1024 * 1024, 4);
     let (mut stalled, sent) = stalled(&daemon, &message);
     daemon.signal(Signal::SIGTERM);
-    eventually("STOPPING=1", || heard(&manager) == "STOPPING=1");
-    expect_keepalives(&manager, 5);
+    until(&ear, "STOPPING=1");
+    expect_keepalives(&ear);
     expect_bytes(&mut stalled, &message[..sent]);
-    // More than the queue of the manager may hold, while the client takes its time.
-    drop(manager);
     leave(stalled);
     assert_eq!(daemon.wait().code(), Some(0), "log: {}", daemon.log());
 }
@@ -686,6 +696,7 @@ impl EventSource for Hanging {
 fn keepalives_stop_while_the_loop_hangs() {
     let folder = Folder::new("hanging");
     let (manager, path) = manager(&folder);
+    let ear = ear(manager);
     let config = Config::builder().endpoint(any_port()).build().expect("a configuration");
     let mut server = Server::bind(&config).expect("bind");
     let there = ServiceManager::at(path.into()).expect("a manager");
@@ -694,12 +705,12 @@ fn keepalives_stop_while_the_loop_hangs() {
     let lock = Arc::new(Mutex::new(()));
     let waker = server.add_source(Box::new(Hanging(Arc::clone(&lock)))).expect("add");
     let server = InProcess::run(server);
-    expect_keepalives(&manager, 5);
+    expect_keepalives(&ear);
     let held = lock.lock().expect("lock");
     waker.wake().expect("wake");
-    eventually("the loop hangs", || is_silent(&manager));
+    eventually("the loop hangs", || is_silent(&ear));
     drop(held);
-    expect_keepalives(&manager, 5);
+    expect_keepalives(&ear);
     server.stop();
 }
 

@@ -43,11 +43,15 @@ fn connections_within(files: usize, needed: usize) -> io::Result<usize> {
     }
 }
 
-/// Counts the open files, also those that were inherited.
+/// Counts the open files that the limit applies to: those with a number below it, inherited ones included.
 fn open_files(limit: usize) -> usize {
-    // The folder itself is one of them. Where it is missing or tells nothing, as without /proc, the lowest
-    // free number is what is known.
-    let listed = fs::read_dir("/dev/fd").map_or(0, |files| files.count().saturating_sub(1));
+    let is_limited = |name: &str| name.parse().is_ok_and(|number: usize| number < limit);
+    let listed = fs::read_dir("/dev/fd").map_or(0, |files| {
+        let names = files.flatten().map(|file| file.file_name());
+        // The folder itself is one of them.
+        names.filter(|name| name.to_str().is_some_and(is_limited)).count().saturating_sub(1)
+    });
+    // Where the folder is missing or tells nothing, as without /proc, the lowest free number is what is known.
     let lowest =
         File::open("/").map_or(limit, |file| usize::try_from(file.as_raw_fd()).unwrap_or(0));
     listed.max(lowest)
