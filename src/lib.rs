@@ -47,7 +47,7 @@
 //! 5. [`Listeners::accept`]: what goes wrong with accept;
 //! 6. [`deadline`] and [`wait`]: how long to sleep;
 //! 7. [`buffer`]: where bytes wait, and why an idle connection has no buffer;
-//! 8. [`counters`], what was done, and [`source`], what else lives on the poll; `sources` has four, and
+//! 8. [`counters`], what was done, and [`source`], what else lives on the poll; `sources` has five, and
 //!    `sources::udp` is the echo of datagrams;
 //! 9. the drain, in `server/drain.rs` and `server/timeouts.rs`;
 //! 10. `load`: the same from the side that connects. `load::client` is the other state machine, for streams,

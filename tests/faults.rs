@@ -355,7 +355,7 @@ fn who_does_not_fit_the_file_limit_waits_and_is_served_as_others_leave() {
 }
 
 #[test]
-fn who_meets_the_end_of_the_files_waits_and_is_served_as_others_leave() {
+fn more_connections_than_the_file_limit_allows_are_not_promised() {
     all_are_served_with_few_files("--max-connections 1000");
 }
 
@@ -688,7 +688,7 @@ fn the_buffers_of_clients_that_never_read_are_given_back_when_they_leave() {
 /// This many connections, all accepted, on which nothing happens.
 fn idle(daemon: &Daemon, count: usize) -> Option<Vec<TcpStream>> {
     // Beside this test another one may run.
-    if raise_file_limit(0) < count + 2000 {
+    if raise_file_limit() < count + 2000 {
         eprintln!("NOT RUN: this test needs {} files", count + 2000);
         return None;
     }

@@ -664,12 +664,17 @@ fn a_daemon_with_all_the_connections_that_it_may_have_still_has_files_for_its_me
     let script = "ulimit -n 64; exec \"$0\" --metrics 127.0.0.1:0 127.0.0.1:0";
     let daemon = Daemon::spawn(Command::new("sh").args(["-c", script, ECHOD]));
     let metrics = addresses(&daemon)[0];
-    let mut clients: Vec<_> = (0..48).map(|_| daemon.connect()).collect();
+    // Fewer than 48 only where the test itself has inherited files.
+    let log = daemon.log();
+    let most = log.split_once("at most ").and_then(|(_, n)| n.split(' ').next()?.parse().ok());
+    let most: u32 = most.expect("the limit is logged");
+    assert!((40..=48).contains(&most), "{log}");
+    let mut clients: Vec<_> = (0..most).map(|_| daemon.connect()).collect();
     for client in &mut clients {
         ping(client, b"hello");
     }
     let silent: Vec<_> = (1..CLIENTS).map(|_| connect(metrics)).collect();
-    expect_samples(&scrape(metrics), &[("connections_open", 48.0)]);
+    expect_samples(&scrape(metrics), &[("connections_open", f64::from(most))]);
     assert!(silent.iter().all(is_silent), "the scrape waited for them");
     clients.into_iter().for_each(leave);
     drop(silent);

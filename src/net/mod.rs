@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod deadline;
 pub mod endpoint;
 pub mod escape;
+pub(crate) mod failure;
 pub(crate) mod memory;
 pub mod nonblocking;
 #[cfg(target_os = "linux")]

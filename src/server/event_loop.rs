@@ -124,6 +124,16 @@ impl<P: Protocol> Server<P> {
         self.stopper.clone()
     }
 
+    /// Lowers the most connections held at once, to what is known only after all is bound. At least 1 stays.
+    pub fn limit_connections(&mut self, most: usize) {
+        self.config.max_connections = self.config.max_connections.min(most.max(1));
+    }
+
+    /// Returns the most connections held at once.
+    pub fn max_connections(&self) -> usize {
+        self.config.max_connections
+    }
+
     /// Adds an event source to the loop. Returns a handle with which any thread can wake it.
     ///
     /// # Errors

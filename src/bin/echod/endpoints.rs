@@ -1,6 +1,6 @@
 //! What the daemon serves: streams by the server, datagrams by an event source beside it.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 
@@ -15,6 +15,21 @@ pub struct Sorted {
     streams: Vec<OwnedFd>,
     datagrams: Vec<UdpSocket>,
     udp_endpoints: Vec<Endpoint>,
+}
+
+/// Number of files that a name costs at least: its addresses, and those of the system while it looks it up.
+const FILES_OF_A_NAME: usize = 4;
+
+/// Returns the number of files that it takes to bind these endpoints, as far as that is known before a name
+/// is looked up.
+pub fn files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) -> usize {
+    let files = |endpoint: &Endpoint| match endpoint.address_count() {
+        // The lock of the folder is the second one.
+        _ if endpoint.is_unix() => 2,
+        Some(count) => count,
+        None => FILES_OF_A_NAME,
+    };
+    endpoints.into_iter().map(files).sum()
 }
 
 /// Returns the endpoints of streams.
@@ -58,15 +73,4 @@ impl Sorted {
         server.add_source(Box::new(udp))?;
         Ok((server, addresses))
     }
-}
-
-/// Prints all addresses in one write, so that a program which has read the first line can read them all.
-pub fn print(addresses: &[Address]) -> io::Result<()> {
-    let mut lines = Vec::new();
-    for address in addresses {
-        writeln!(lines, "{address}")?;
-    }
-    let mut stdout = io::stdout();
-    stdout.write_all(&lines)?;
-    stdout.flush()
 }

@@ -14,13 +14,17 @@ use std::process::ExitCode;
 use echoloop::cli;
 use echoloop::load::Run;
 use echoloop::load::results::{Report, Results, json, text};
-use echoloop::process::limits;
+use echoloop::process::{limits, start};
 
 use options::{Format, NAME, Options};
 use progress::Progress;
 
 fn main() -> ExitCode {
-    cli::main(run)
+    // First, so that every thread has this mask.
+    match start::normalize_mask() {
+        Ok(()) => cli::main(run),
+        Err(e) => cli::fail(NAME, &e),
+    }
 }
 
 fn run(options: &Options) -> io::Result<ExitCode> {
@@ -29,7 +33,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         return Ok(cli::usage(NAME, &format!("--{e}")));
     }
     let stopper = signals::handle()?;
-    limits::raise_file_limit(0);
+    limits::raise_file_limit();
     let targets = options
         .target
         .resolve()
