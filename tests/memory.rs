@@ -77,6 +77,8 @@ fn send_more(readers: &mut [(TcpStream, usize)], bytes: &[u8]) {
 fn read_back((stream, sent): &mut (TcpStream, usize), bytes: &[u8]) {
     stream.set_nonblocking(false).expect("blocking");
     stream.set_read_timeout(Some(DEADLINE)).expect("set a deadline");
+    // A window that is closed most of the time would take hours.
+    SockRef::from(&*stream).set_recv_buffer_size(2 * MIB).expect("SO_RCVBUF");
     expect_bytes(stream, &bytes[..*sent]);
 }
 
