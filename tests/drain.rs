@@ -214,7 +214,7 @@ fn a_signal_that_comes_twice_at_once_is_one_wish_and_loses_no_byte() {
 
 #[test]
 fn the_idle_timeout_frees_a_drain_of_a_stalled_reader() {
-    let mut daemon = Daemon::start(&["--drain-timeout", "1h", "--idle-timeout", "2s"]);
+    let mut daemon = Daemon::start(&["--drain-timeout", "1h", "--idle-timeout", "4s"]);
     let message = pattern(64 * MIB, 7);
     let mut stream = daemon.connect();
     stuff(&mut stream, &message);

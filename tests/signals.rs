@@ -109,7 +109,8 @@ fn each_connection_is_counted_by_what_ended_it() {
 
 #[test]
 fn who_is_idle_before_the_drain_or_owed_and_idle_in_it_is_counted_as_idle() {
-    let mut daemon = Daemon::start(&["--idle-timeout", "1s", "--drain-timeout", "1h"]);
+    // Longer than it takes to stall, on a busy machine too.
+    let mut daemon = Daemon::start(&["--idle-timeout", "3s", "--drain-timeout", "1h"]);
     let mut idle = daemon.connect();
     expect_end(&mut idle);
     drop(idle);
