@@ -26,8 +26,8 @@ use crate::server::connection::{Connection, Progress};
 use crate::server::connection_log::ConnectionLog;
 use crate::server::context::Context;
 use crate::server::counters::CloseReason;
+use crate::server::memory_queue::MemoryQueue;
 use crate::server::timeouts::{QUIET, Timeouts};
-use crate::server::warnings::RateLimitedWarning;
 
 /// How long a turn may be busy with events, how long with the run queue, and how long with deadlines. Newer
 /// events, signals and new connections wait meanwhile.
@@ -43,9 +43,6 @@ const QUANTUM: usize = 64 * 1024;
 /// loop a fraction of a millisecond; with a quarter of it a lone bulk transfer loses a tenth of its speed.
 const BUDGET: usize = 1024 * 1024;
 
-/// How long connections wait for memory, unless some is returned earlier.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// All connections. The token of a connection is its key in the slab.
 pub(crate) struct Connections<P: Protocol> {
     slab: Slab<Connection<Socket, P>>,
@@ -54,11 +51,8 @@ pub(crate) struct Connections<P: Protocol> {
     /// Keys of the runnable connections, and of those that were loud in their last turn, each once. An event
     /// for one of them does not drive it, and none ends while it is queued.
     run_queue: VecDeque<usize>,
-    /// Keys of the connections that wait for memory, each once. They are not in the run queue.
-    without_memory: VecDeque<usize>,
-    /// When those are driven again, if no memory is returned earlier.
-    memory_pause: Option<Instant>,
-    warning: RateLimitedWarning,
+    /// Those that wait for memory. They are not in the run queue.
+    memory_queue: MemoryQueue,
     deadlines: Deadlines,
     timeouts: Timeouts,
     limit: Option<AddressLimit>,
@@ -76,9 +70,7 @@ impl<P: Protocol> Connections<P> {
             slab: Slab::new(),
             context,
             run_queue: VecDeque::new(),
-            without_memory: VecDeque::new(),
-            memory_pause: None,
-            warning: RateLimitedWarning::default(),
+            memory_queue: MemoryQueue::default(),
             deadlines: Deadlines::default(),
             timeouts: Timeouts::new(config.idle_timeout),
             limit: config.max_connections_per_ip.map(AddressLimit::new),
@@ -96,11 +88,7 @@ impl<P: Protocol> Connections<P> {
     pub(crate) fn due(&self) -> Option<Instant> {
         let now = self.context.now;
         let run = (!self.run_queue.is_empty()).then_some(now);
-        let memory = match self.memory_pause {
-            _ if self.without_memory.is_empty() => None,
-            Some(until) if self.context.pool.is_short() => Some(until),
-            _ => Some(now),
-        };
+        let memory = self.memory_queue.due(&self.context.pool, now);
         run.or_else(|| [memory, self.deadlines.next()].into_iter().flatten().min())
     }
 
@@ -148,7 +136,8 @@ impl<P: Protocol> Connections<P> {
         }
         let count = (2 * self.slab.len()).max(64);
         let bytes_each = size_of::<Connection<Socket, P>>()
-            + 2 * size_of::<usize>()
+            + size_of::<usize>()
+            + MemoryQueue::BYTES_PER_KEY
             + Deadlines::BYTES_PER_KEY
             + AddressLimit::BYTES_PER_KEY
             + ConnectionLog::BYTES_PER_KEY;
@@ -156,9 +145,8 @@ impl<P: Protocol> Connections<P> {
             return false;
         }
         self.slab.reserve_exact(count - self.slab.len());
-        for queue in [&mut self.run_queue, &mut self.without_memory] {
-            queue.reserve_exact(count - queue.len());
-        }
+        self.run_queue.reserve_exact(count - self.run_queue.len());
+        self.memory_queue.reserve(count);
         self.deadlines.reserve(count);
         self.log.reserve(count);
         if let Some(limit) = &mut self.limit {
@@ -200,15 +188,14 @@ impl<P: Protocol> Connections<P> {
     }
 
     /// Drives connections that wait for memory, each once, until there is none again. Time bounds it.
-    pub(crate) fn retry_without_memory(&mut self) {
-        let is_paused = self.memory_pause.is_some_and(|until| self.context.now < until);
-        if self.without_memory.is_empty() || (is_paused && self.context.pool.is_short()) {
+    pub(crate) fn run_memory_queue(&mut self) {
+        let count = self.memory_queue.begin_retry(&mut self.context.pool, self.context.now);
+        if count == 0 {
             return;
         }
-        self.context.pool.end_shortage();
         let end = Instant::now() + TURN_TIME;
-        for _ in 0..self.without_memory.len() {
-            let Some(key) = self.without_memory.pop_front() else { break };
+        for _ in 0..count {
+            let Some(key) = self.memory_queue.pop() else { break };
             trace!("connection {key}: memory may be there again");
             self.slab[key].set_queued(false);
             self.drive(key, Readiness::default());
@@ -275,17 +262,9 @@ impl<P: Protocol> Connections<P> {
         self.check_time();
         let Context { pool, now, counters, .. } = &mut self.context;
         counters.memory_waits += 1;
-        pool.begin_shortage();
-        self.memory_pause = after(*now, Some(PAUSE));
         self.slab[key].set_queued(true);
-        self.without_memory.push_back(key);
-        let (waiting, held, limit) = (self.without_memory.len(), pool.held(), pool.limit());
-        self.warning.warn(
-            *now,
-            format_args!(
-                "{waiting} connection(s) wait for memory, the buffers hold {held} of {limit} bytes: {error}"
-            ),
-        );
+        self.memory_queue.push(key, pool, *now);
+        self.memory_queue.warn(error, pool, *now);
     }
 
     fn log_malformed(&mut self, key: usize) {
@@ -404,7 +383,7 @@ impl<P: Protocol> Connections<P> {
     /// Closes every connection.
     pub(crate) fn close_all(&mut self) {
         self.run_queue.clear();
-        self.without_memory.clear();
+        self.memory_queue.clear();
         for key in 0..self.slab.capacity() {
             if let Some(connection) = self.slab.get_mut(key) {
                 connection.set_queued(false);

@@ -173,7 +173,7 @@ impl<P: Protocol> Server<P> {
             self.dispatch(event)?;
         }
         self.connections.run_queued(Some(TURN_TIME));
-        self.connections.retry_without_memory();
+        self.connections.run_memory_queue();
         self.connections.close_due();
         self.notify(SourceSet::notify_due)?;
         self.accept();
