@@ -237,16 +237,19 @@ impl Listeners {
     /// Closes the listeners whose backlog is empty. Closing a listener while connections wait in its
     /// backlog makes the kernel reset them. Where accept fails, the backlog itself is asked.
     ///
-    /// `any_open` says whether connections are open that may close. Without any, and without a listener
-    /// that closes here, no file comes back to a process that has run out of files (`EMFILE`): then nobody
-    /// can come. What the whole system lacks (`ENFILE`, `ENOMEM`) others may give back.
+    /// `any_open` says whether connections are open that may close. Without any, no file comes back to a
+    /// process that has run out of files (`EMFILE`): then one listener is closed for the sake of the others,
+    /// and in the end the last one. What the whole system lacks (`ENFILE`, `ENOMEM`) others may give back.
     pub fn close_empty(&mut self, any_open: bool) {
         let before = self.sockets.len();
         self.sockets.retain(|l| l.owed && (l.failure.is_none() || l.has_waiting()));
+        if self.sockets.len() == before && !any_open {
+            let lacks_file = |l: &Listener| l.failure == Some(Errno::MFILE);
+            self.sockets.iter().position(lacks_file).map(|i| self.sockets.swap_remove(i));
+        }
         if self.sockets.len() < before {
+            // This has freed files.
             self.end_pause();
-        } else if !any_open {
-            self.sockets.retain(|listener| listener.failure != Some(Errno::MFILE));
         }
     }
 
