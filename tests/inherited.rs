@@ -428,15 +428,27 @@ fn a_first_process_is_ended_while_it_looks_up_a_name_too() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
-// Threads
+// What cannot be made
 
 #[test]
-fn a_thread_that_cannot_be_made_is_named_and_so_is_what_to_do() {
-    let inject = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=clone3,clone:error=EAGAIN"];
+fn what_the_loop_needs_and_cannot_be_made_is_named_and_so_is_what_to_do() {
     if !have("strace", &["-e", "inject=clone3:error=EAGAIN", "true"]) {
         return;
     }
-    let mut command = Command::new("strace");
-    command.args(inject).args([ECHOD, ANY_PORT]);
-    common::expect_error(&mut command, 1, &["thread for the log", "ulimit -u", "pids.max"]);
+    let files = "raise the limit of open files";
+    for (calls, words) in [
+        ("clone3,clone:error=EAGAIN", ["thread for the log", "ulimit -u, pids.max"]),
+        ("clone3,clone:error=EAGAIN:when=2+", ["thread for the addresses", "ulimit -u, pids.max"]),
+        ("epoll_create1:error=EMFILE", ["cannot make a poll", files]),
+        ("socketpair:error=EMFILE", ["cannot make a socket pair to wake the loop", files]),
+        ("socketpair:error=EMFILE:when=2", ["cannot make a pipe for the signals", files]),
+        ("socket:error=EMFILE", ["cannot listen on tcp://127.0.0.1:0", files]),
+        ("socket:error=ENFILE", ["cannot listen on tcp://127.0.0.1:0", "fs.file-max"]),
+    ] {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={calls}")]);
+        // Quiet, since the limits are logged before the second thread is made.
+        command.args([ECHOD, "-q", ANY_PORT]);
+        common::expect_error(&mut command, 1, &words);
+    }
 }
