@@ -439,7 +439,7 @@ fn what_the_loop_needs_and_cannot_be_made_is_named_and_so_is_what_to_do() {
     for (calls, words) in [
         ("clone3,clone:error=EAGAIN", ["thread for the log", "ulimit -u, pids.max"]),
         ("clone3,clone:error=EAGAIN:when=2+", ["thread for the addresses", "ulimit -u, pids.max"]),
-        ("epoll_create1:error=EMFILE", ["cannot make a poll", files]),
+        ("epoll_create1,eventfd2,pipe2:error=EMFILE", ["cannot make a poll", files]),
         ("socketpair:error=EMFILE", ["cannot make a socket pair to wake the loop", files]),
         ("socketpair:error=EMFILE:when=2", ["cannot make a pipe for the signals", files]),
         ("socket:error=EMFILE", ["cannot listen on tcp://127.0.0.1:0", files]),
