@@ -69,6 +69,17 @@ impl Drop for Mute {
     }
 }
 
+/// Kills a process that is nobody's child here, if the test has failed.
+struct Killed(u32);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            signal(self.0, Signal::SIGKILL);
+        }
+    }
+}
+
 fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).expect("kill");
 }
@@ -280,10 +291,12 @@ fn a_terminal_with_tostop_does_not_stop_a_daemon_in_the_background() {
     }
     let folder = Folder::new("tostop");
     let (path, pid, log) = (folder.path("socket"), folder.path("pid"), folder.path("terminal"));
-    // With -m a background job has a process group of its own, as at a prompt. Its stderr is the terminal.
+    let done = folder.path("done");
+    // With -m a background job has a process group of its own, as at a prompt. Its stderr is the terminal. The
+    // shell stays: when it ends, what it has left in the background is continued.
     let session = format!(
         "stty tostop; set -m; {ECHOD} -v unix:{path} >/dev/null & echo $! >{pid}.new; \
-         mv {pid}.new {pid}; wait"
+         mv {pid}.new {pid}; until [ -e {done} ]; do sleep 0.05; done"
     );
     let mut command = Command::new("script");
     command.args(["-qefc", &session, &log]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -291,6 +304,7 @@ fn a_terminal_with_tostop_does_not_stop_a_daemon_in_the_background() {
     let mut session = Mute::start(command.env("SHELL", "/bin/sh"));
     eventually("the daemon is there", || fs::exists(&pid).expect("look"));
     let pid = fs::read_to_string(&pid).expect("read").trim().parse().expect("a process id");
+    let _killed = Killed(pid);
     for _ in 0..10 {
         let mut stream = None;
         eventually("it listens", || {
@@ -303,6 +317,8 @@ fn a_terminal_with_tostop_does_not_stop_a_daemon_in_the_background() {
         leave(stream);
     }
     signal(pid, Signal::SIGTERM);
+    eventually("the daemon ends", || !fs::exists(&path).expect("look"));
+    fs::write(done, "").expect("write");
     session.wait();
     let log = fs::read_to_string(log).expect("what was on the terminal");
     assert!(log.contains(" closed after "), "no test without a line on the terminal: {log}");
@@ -412,15 +428,27 @@ fn a_first_process_is_ended_while_it_looks_up_a_name_too() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
-// Threads
+// What cannot be made
 
 #[test]
-fn a_thread_that_cannot_be_made_is_named_and_so_is_what_to_do() {
-    let inject = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=clone3,clone:error=EAGAIN"];
+fn what_the_loop_needs_and_cannot_be_made_is_named_and_so_is_what_to_do() {
     if !have("strace", &["-e", "inject=clone3:error=EAGAIN", "true"]) {
         return;
     }
-    let mut command = Command::new("strace");
-    command.args(inject).args([ECHOD, ANY_PORT]);
-    common::expect_error(&mut command, 1, &["thread for the log", "ulimit -u", "pids.max"]);
+    let files = "raise the limit of open files";
+    for (calls, words) in [
+        ("clone3,clone:error=EAGAIN", ["thread for the log", "ulimit -u, pids.max"]),
+        ("clone3,clone:error=EAGAIN:when=2+", ["thread for the addresses", "ulimit -u, pids.max"]),
+        ("epoll_create1,eventfd2,pipe2:error=EMFILE", ["cannot make a poll", files]),
+        ("socketpair:error=EMFILE", ["cannot make a socket pair to wake the loop", files]),
+        ("socketpair:error=EMFILE:when=2", ["cannot make a pipe for the signals", files]),
+        ("socket:error=EMFILE", ["cannot listen on tcp://127.0.0.1:0", files]),
+        ("socket:error=ENFILE", ["cannot listen on tcp://127.0.0.1:0", "fs.file-max"]),
+    ] {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={calls}")]);
+        // Quiet, since the limits are logged before the second thread is made.
+        command.args([ECHOD, "-q", ANY_PORT]);
+        common::expect_error(&mut command, 1, &words);
+    }
 }

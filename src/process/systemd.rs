@@ -1,7 +1,7 @@
 //! How a service manager starts the process, and what it is told.
 //!
-//! Sources: `sd_listen_fds(3)`, `sd_notify(3)`, `sd_watchdog_enabled(3)`. The messages are sent here and not by the crate `sd-notify`,
-//! which waits as long as the manager's queue is full, and the loop with it.
+//! Sources: `sd_listen_fds(3)`, `sd_notify(3)`, `sd_watchdog_enabled(3)`. The messages are sent here and not by
+//! the crate `sd-notify`, which waits as long as the manager's queue is full, and the loop with it.
 
 use std::env;
 use std::ffi::OsString;

@@ -17,19 +17,14 @@ pub struct Sorted {
     udp_endpoints: Vec<Endpoint>,
 }
 
-/// Number of files that a name costs at least: its addresses, and those of the system while it looks it up.
-const FILES_OF_A_NAME: usize = 4;
+/// Number of files that the lock of a folder or the lookup of a name takes for a while.
+const PASSING_FILES: usize = 2;
 
 /// Returns the number of files that it takes to bind these endpoints, as far as that is known before a name
-/// is looked up.
+/// is looked up. Most names have an address of each family.
 pub fn files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) -> usize {
-    let files = |endpoint: &Endpoint| match endpoint.address_count() {
-        // The lock of the folder is the second one.
-        _ if endpoint.is_unix() => 2,
-        Some(count) => count,
-        None => FILES_OF_A_NAME,
-    };
-    endpoints.into_iter().map(files).sum()
+    let files = |endpoint: &Endpoint| endpoint.address_count().unwrap_or(2);
+    PASSING_FILES + endpoints.into_iter().map(files).sum::<usize>()
 }
 
 /// Returns the endpoints of streams.

@@ -163,7 +163,7 @@ fn run(options: &Options, starting: Starting) -> io::Result<ExitCode> {
     };
     let file_limit = limits::raise_file_limit();
     // Asked before the first call that would fail without saying how many are needed.
-    let bound = endpoints::files(&options.endpoints).max(1) + endpoints::files(&options.metrics);
+    let bound = endpoints::files(options.endpoints.iter().chain(&options.metrics));
     limits::connections(file_limit, LOOP_FILES + bound + options.later_files())?;
     let mut log = log_sink::install(options.level())?;
     let start = Start { starting, file_limit, sorted: Sorted::new(inherited, &options.endpoints) };
