@@ -225,6 +225,50 @@ fn answers_swapped_between_two_connections_are_found_and_traced() {
     drop(server.join());
 }
 
+#[test]
+fn two_messages_of_a_connection_that_change_places_are_found() {
+    // The last length is one after which the noise repeats.
+    for length in [16, 64, 1000, 4096, 16_384, 1_048_573] {
+        let address = serve(move |stream| {
+            let mut pair = vec![0; 2 * length];
+            for n in 0.. {
+                stream.read_exact(&mut pair)?;
+                let (first, second) = pair.split_at(length);
+                let (first, second) = if n == 5 { (second, first) } else { (first, second) };
+                stream.write_all(first)?;
+                stream.write_all(second)?;
+            }
+            Ok(())
+        });
+        let report = report(address, &format!("-c 1 -p 2 -n 20 -l {length}"), 3);
+        assert_eq!(report["messages"]["corrupt"], 1, "{length}");
+        assert_eq!(report["first_corrupt"]["offset"], 10 * length, "{length}");
+    }
+}
+
+#[test]
+fn blocks_of_a_large_message_that_change_places_are_found_and_located() {
+    const MESSAGE: usize = 1024 * 1024;
+    for options in ["-l 1MiB", "--framing length:u32 -l 1MiB"] {
+        for length in [64, 4096, 65_536, 131_072, 262_144] {
+            let address = serve(move |stream| {
+                let mut message = vec![0; MESSAGE];
+                stream.read_exact(&mut message)?;
+                stream.write_all(&message)?;
+                stream.read_exact(&mut message)?;
+                let (before, behind) = message.split_at_mut(MESSAGE - length);
+                before[length..][..length].swap_with_slice(behind);
+                stream.write_all(&message)
+            });
+            let report = report(address, &format!("-c 1 -n 2 {options}"), 3);
+            assert_eq!(report["messages"]["corrupt"], 1, "{options}, blocks of {length}");
+            let offset = report["first_corrupt"]["offset"].as_u64().expect("a number");
+            // One byte in 256 is like that of the other block.
+            assert_eq!(offset & !15, (MESSAGE + length) as u64, "{options}, blocks of {length}");
+        }
+    }
+}
+
 // Messages of every framing
 
 const FRAMINGS: [&str; 7] = [
