@@ -10,6 +10,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::net::memory;
+
 /// Position of a key without a deadline.
 const NONE: usize = usize::MAX;
 
@@ -31,8 +33,8 @@ impl Deadlines {
 
     /// Makes room for keys below `keys`.
     pub fn reserve(&mut self, keys: usize) {
-        self.heap.reserve_exact(keys.saturating_sub(self.heap.len()));
-        self.position.reserve_exact(keys.saturating_sub(self.position.len()));
+        memory::reserve(&mut self.heap, keys);
+        memory::reserve(&mut self.position, keys);
     }
 
     /// Sets the deadline of `key`, in place of its previous one. `None` is never.

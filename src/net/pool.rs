@@ -277,7 +277,7 @@ impl Pool {
             return Err(out_of_memory("the buffers hold as much as they may"));
         }
         let memory = MmapMut::map_anon(bytes).map_err(out_of_memory)?;
-        if !memory::is_available(0) {
+        if !memory::has_headroom() {
             return Err(out_of_memory("the allocator has no memory left"));
         }
         self.held = held;
@@ -286,7 +286,7 @@ impl Pool {
     }
 
     fn allocate(&mut self, bytes: usize) -> io::Result<Box<Page>> {
-        if self.held.saturating_add(bytes) > self.limit || !memory::is_available(0) {
+        if self.held.saturating_add(bytes) > self.limit || !memory::has_headroom() {
             return Err(out_of_memory("no memory for a few bytes"));
         }
         self.held += bytes;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use log::{Level, debug, log_enabled};
 
 use crate::net::address::Address;
+use crate::net::memory;
 use crate::server::counters::Traffic;
 
 /// What the debug log says of open connections, by their keys. It is empty while that log is off, so that
@@ -28,7 +29,7 @@ impl ConnectionLog {
     /// Makes room for connections with keys below `keys`.
     pub(crate) fn reserve(&mut self, keys: usize) {
         if log_enabled!(Level::Debug) {
-            self.0.reserve_exact(keys.saturating_sub(self.0.len()));
+            memory::reserve(&mut self.0, keys);
         }
     }
 

@@ -131,10 +131,14 @@ impl<P: Protocol> Connections<P> {
     /// Makes room for one more connection in all that grows with their number, and returns whether there is
     /// memory for it. Later an allocation that fails would end the process.
     pub(crate) fn reserve(&mut self) -> bool {
+        if self.limit.as_mut().is_some_and(|limit| !limit.reserve_address()) {
+            return false;
+        }
         if self.slab.len() < self.slab.capacity() {
             return true;
         }
-        let count = (2 * self.slab.len()).max(64);
+        // Many at first: large blocks are mapped, and cost nothing before they are used.
+        let count = (2 * self.slab.len()).max(4096);
         let bytes_each = size_of::<Connection<Socket, P>>()
             + size_of::<usize>()
             + MemoryQueue::BYTES_PER_KEY
@@ -145,7 +149,7 @@ impl<P: Protocol> Connections<P> {
             return false;
         }
         self.slab.reserve_exact(count - self.slab.len());
-        self.run_queue.reserve_exact(count - self.run_queue.len());
+        memory::reserve_queue(&mut self.run_queue, count);
         self.memory_queue.reserve(count);
         self.deadlines.reserve(count);
         self.log.reserve(count);

@@ -8,6 +8,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::net::deadline::after;
+use crate::net::memory;
 use crate::net::pool::Pool;
 use crate::server::warnings::RateLimitedWarning;
 
@@ -28,7 +29,7 @@ impl MemoryQueue {
 
     /// Makes room for so many connections.
     pub(crate) fn reserve(&mut self, count: usize) {
-        self.keys.reserve_exact(count.saturating_sub(self.keys.len()));
+        memory::reserve_queue(&mut self.keys, count);
     }
 
     /// Adds a connection for which there was no memory.
