@@ -46,6 +46,7 @@ pub mod noise;
 pub mod payload;
 mod pipeline;
 pub mod plan;
+pub mod rate;
 pub mod results;
 pub mod run;
 pub mod schedule;
@@ -53,5 +54,6 @@ pub mod shape;
 mod worker;
 
 pub use plan::{Plan, PlanBuilder, PlanError, Stop};
+pub use rate::Rate;
 pub use results::{Interval, Results};
 pub use run::{Run, Stopper};

@@ -190,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::load::plan::{PlanBuilder, Stop};
+    use crate::load::rate::Rate;
     use crate::net::address::Address;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn a_stopper_ends_a_run_early_from_another_thread() {
         let interval = Duration::from_millis(10);
-        for plan in [plan(), plan().rate(100), plan().reconnect(true)] {
+        for plan in [plan(), plan().rate(Rate::from(100)), plan().reconnect(true)] {
             let plan = plan.stop(Stop::After(LONG)).interval(interval).build().unwrap();
             let (run, begun) = (Run::new(&plan).expect("a run"), Instant::now());
             let stopper = run.stopper();

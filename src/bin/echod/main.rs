@@ -30,7 +30,8 @@ const NAME: &str = "echod";
 /// When all endpoints are bound, stdout gets one line for each address. SIGTERM and SIGINT drain: all that
 /// was received is sent back, then the daemon ends. A second signal ends it at once.
 ///
-/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
+/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h, as
+/// in 500ms, 1.5s or 1h30m.
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use echoloop::cli::units;
+use echoloop::cli::units::{self, UnitError};
 use echoloop::load::results::Threshold;
-use echoloop::load::{Plan, PlanBuilder, Stop};
+use echoloop::load::{Plan, PlanBuilder, Rate, Stop};
 use echoloop::protocol::Kind;
 use echoloop::{Address, Endpoint};
 
@@ -27,7 +27,8 @@ Exit codes, the first that applies:
 
 /// Loads any echo server, and checks every byte that comes back.
 ///
-/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
+/// Counts and rates take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h, as
+/// in 500ms, 1.5s or 1h30m. A rate may be less than one: 0.5.
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 pub struct Options {
@@ -72,12 +73,12 @@ pub struct Options {
 
     /// Messages a second in total: an open loop, where latency counts from when a message was due
     /// [default: as fast as it goes]
-    #[arg(short = 'R', long, value_name = "N", value_parser = units::count)]
-    pub rate: Option<usize>,
+    #[arg(short = 'R', long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<Rate>,
 
     /// New connections a second [default: as fast as it goes]
-    #[arg(long, value_name = "N", value_parser = units::count)]
-    pub connect_rate: Option<usize>,
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub connect_rate: Option<Rate>,
 
     /// A new connection for each message; the connect is part of its latency
     #[arg(long)]
@@ -145,6 +146,10 @@ pub enum Format {
     Ndjson,
 }
 
+fn rate(text: &str) -> Result<Rate, UnitError> {
+    units::rate(text).map(Rate::from_thousandths)
+}
+
 /// The interval where none is given.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -156,8 +161,8 @@ impl Options {
             .threads(self.threads)
             .framing(self.framing.clone())
             .pipeline(self.pipeline)
-            .rate(self.rate.map(|rate| rate as u64))
-            .connect_rate(self.connect_rate.map(|rate| rate as u64))
+            .rate(self.rate)
+            .connect_rate(self.connect_rate)
             .reconnect(self.reconnect)
             .half_close(self.half_close)
             .source_ips(self.source_ip.clone())

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::load::plan::{Plan, Stop};
+use crate::load::rate::Rate;
 use crate::load::results::histogram::{Summary, micros};
 use crate::load::results::report::{Report, Verdict};
 use crate::load::results::series::Interval;
@@ -77,8 +78,8 @@ struct Parameters<'a> {
     length: u64,
     length_max: u64,
     pipeline: usize,
-    rate: Option<u64>,
-    connect_rate: Option<u64>,
+    rate: Option<Rate>,
+    connect_rate: Option<Rate>,
     reconnect: bool,
     half_close: bool,
     duration_s: Option<f64>,

@@ -144,6 +144,7 @@ impl FromStr for Threshold {
         let limit = match limit.trim() {
             limit if metric.is_a_time() => units::duration(limit)?.as_nanos() as f64,
             "0" => 0.0,
+            limit if metric == Metric::Rate => units::rate(limit)? as f64 / 1e3,
             limit => units::count(limit)? as f64,
         };
         Ok(Threshold { text: text.to_owned(), metric, comparison, limit })
@@ -208,7 +209,7 @@ mod tests {
             ("p101>5ms", "unknown metric `p101`"),
             ("speed<5", "unknown metric `speed`"),
             ("p99>5", "a duration"),
-            ("rate<5ms", "a count"),
+            ("rate<5ms", "a rate"),
             ("", "no < or >"),
         ] {
             let error = text.parse::<Threshold>().unwrap_err().to_string();
