@@ -13,15 +13,18 @@ use echoloop::load::{Plan, PlanBuilder, Rate, Stop};
 use echoloop::protocol::Kind;
 use echoloop::{Address, Endpoint};
 
+use crate::destination::are_same;
+
 pub const NAME: &str = "echoload";
 
 const EXIT_CODES: &str = "\
 Exit codes, the first that applies:
   2    usage
   3    bytes came back wrong
-  130  interrupted
+  130  interrupted by SIGINT, SIGTERM or SIGHUP
   1    a connection failed or was lost, or a message or datagram did not come
-       back in time; or it could not start, or not write its report
+       back in time, or no message was measured; or it could not start, or not
+       write its report
   99   a --fail-if is true
   0    all that was sent came back";
 
@@ -103,12 +106,13 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
     pub timeout: Duration,
 
-    /// Write a line of progress to stderr each interval, and with ndjson one to the report [default: 1s
-    /// if stderr is a terminal, and with ndjson]
+    /// Write a line of progress to stderr each interval, and with ndjson one to the report. What is not
+    /// read in time is left out, and the load goes on [default: 1s if stderr is a terminal, and with
+    /// ndjson]
     #[arg(short, long, value_name = "DURATION", value_parser = units::duration)]
     pub interval: Option<Duration>,
 
-    /// File for the report [default: stdout]
+    /// File for the report. An old one is replaced when the new one is complete [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
@@ -120,8 +124,9 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
 
-    /// Exit with 99 if this is true; may be repeated. Examples: p99>5ms, rate<100k, errors>0. Figures:
-    /// pNN, min, mean and max of the latency, rate, errors, failed, lost, corrupt and `timed_out`
+    /// Exit with 99 if this is true, or if there is no data for it; may be repeated. Examples: p99>5ms,
+    /// rate<100k, errors>0, errors>1% (of the messages). Figures: pNN, min, mean and max of the latency,
+    /// rate, errors, failed, lost, corrupt and `timed_out`
     #[arg(long, value_name = "EXPR")]
     pub fail_if: Vec<Threshold>,
 
@@ -185,6 +190,20 @@ impl Options {
         match self.seed {
             Some(seed) => plan.seed(seed),
             None => plan,
+        }
+    }
+
+    /// Checks the options before a name is resolved.
+    ///
+    /// # Errors
+    /// What is wrong, beginning with the name of the option without its dashes.
+    pub fn check(&self) -> Result<(), String> {
+        self.plan(Vec::new()).check().map_err(|e| e.to_string())?;
+        match (&self.output, &self.hdr) {
+            (Some(output), Some(hdr)) if are_same(output, hdr) => {
+                Err(format!("hdr {} is the file of --output: use another one", hdr.display()))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -92,8 +92,15 @@ impl<C: Connect> Connections<C> {
         self.workload.retire(slot);
     }
 
-    /// Counts the messages of the connections that are still open, at the end.
+    /// Counts the messages of the connections that are still open, at the end, and the connects that are
+    /// not complete. Of those nothing else would tell why no message was ever due.
     pub(super) fn count_open(&mut self) {
+        self.workload.statistics.connections.connecting += self.workload.connecting as u64;
+        if self.workload.schedule.start().is_none() {
+            for _ in 0..self.workload.connecting {
+                self.workload.statistics.count_error("no answer to a connect, until the end");
+            }
+        }
         for (_, client) in &self.clients {
             self.workload.slots[client.slot()].echoed += client.echoed();
         }
