@@ -339,9 +339,11 @@ fn a_run_that_has_measured_no_message_is_not_ok_and_makes_up_no_figure() {
     let daemon = Daemon::start(&[]);
     let closing = serve(|_| Ok(()));
     let good = daemon.address();
-    for (target, options) in
-        [(good, "-c 2 -d 1us"), (good, "-c 2 --warm-up 200ms -d 1us"), (closing, "-c 2 -n 2")]
-    {
+    for (target, options) in [
+        (good, "-c 2 -d 0.001us"),
+        (good, "-c 2 -R 10 --warm-up 150ms -d 1us"),
+        (closing, "-c 2 -n 2"),
+    ] {
         let report = report(target, options, 1);
         assert_eq!(report["messages"]["echoed"], 0, "{report}");
         for figures in ["latency_us", "service_us"] {
@@ -352,12 +354,12 @@ fn a_run_that_has_measured_no_message_is_not_ok_and_makes_up_no_figure() {
         assert!(verdict.starts_with("failed: no message was measured; "), "{text}");
         assert!(!text.contains("latency") && !text.contains("99.9%"), "{text}");
     }
-    let none = report(good, "-c 2 -d 1us --fail-if p99>1h --fail-if rate<1", 99);
+    let none = report(good, "-c 2 -d 0.001us --fail-if p99>1h --fail-if rate<1", 99);
     assert_eq!(none["thresholds"], json!(["p99>1h", "rate<1"]));
     assert_eq!(none["throughput"], json!({"messages_per_s": null, "bytes_per_s": null}));
-    let text = load(good, "-c 2 -d 1us --fail-if p99>1h").out;
+    let text = load(good, "-c 2 -d 0.001us --fail-if p99>1h").out;
     assert!(text.ends_with("no message was measured; p99>1h, no data\n"), "{text}");
-    report(good, "-c 2 -d 1us --fail-if errors>0", 1);
+    report(good, "-c 2 -d 0.001us --fail-if errors>0", 1);
     // Nobody was ever connected.
     let nobody = report(SocketAddr::from(([127, 0, 0, 1], 1)), "-c 2 --timeout 1s", 1);
     assert_eq!((&nobody["per_connection"], &nobody["connect_us"]), (&Value::Null, &Value::Null));
