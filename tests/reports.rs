@@ -431,10 +431,13 @@ fn progress_and_an_interrupt_tell_how_far_the_connects_are() {
     // Its backlog is soon full, and then the system drops what else comes.
     socket.listen(0).expect("listen");
     let address = socket.local_addr().expect("address").as_socket().expect("IPv4");
-    let mut tester = Tester::start(address, "-c 20 -t 2 -i 50ms --timeout 0");
-    tester.expect_progress(3);
-    tester.interrupt();
-    let answer = tester.finish();
+    let interrupted = |options: &str| {
+        let mut tester = Tester::start(address, &format!("{options} -i 50ms --timeout 0"));
+        tester.expect_progress(3);
+        tester.interrupt();
+        tester.finish()
+    };
+    let answer = interrupted("-c 20 -t 2");
     let line = answer.err.lines().last().expect("progress");
     assert!(line.contains("s  connecting: ") && line.contains(" of 20 established, "), "{line}");
     assert!(line.contains(" in progress, 0 failed"), "{line}");
@@ -443,6 +446,10 @@ fn progress_and_an_interrupt_tell_how_far_the_connects_are() {
     assert!(answer.out.contains(" x no answer to a connect, until the end ("), "{}", answer.out);
     let verdict = answer.out.lines().last().expect("a verdict");
     assert!(verdict.starts_with("interrupted: no message was measured; "), "{verdict}");
+    // Its backlog is full by now, and connecting is part of the load.
+    let answer = interrupted("-c 2 --reconnect");
+    assert!(answer.err.contains("0 connections  2 connecting  0 errors"), "{}", answer.err);
+    assert!(answer.out.contains("2 x no answer to a connect, until the end ("), "{}", answer.out);
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub fn write_interval(out: &mut impl Write, interval: &Interval) -> io::Result<(
             for_s: interval.length.as_secs_f64(),
             messages_per_s: interval.rate(),
             connections: interval.connections,
+            connecting: interval.connecting,
             errors: interval.errors,
             latency_us: interval.latency,
         },
@@ -127,6 +128,7 @@ struct IntervalLine {
     for_s: f64,
     messages_per_s: f64,
     connections: usize,
+    connecting: usize,
     errors: u64,
     latency_us: Option<Summary>,
 }

@@ -52,6 +52,8 @@ pub struct Interval {
     pub p99_so_far: Option<f64>,
     /// Number of connections that are established at the end of the interval.
     pub connections: usize,
+    /// Number of connects that have no answer at the end of the interval.
+    pub connecting: usize,
     /// Number of errors since the start.
     pub errors: u64,
 }
@@ -159,6 +161,7 @@ impl Series {
             return None;
         }
         let connections = snapshots().map(|s| s.connections).sum();
+        let connecting = snapshots().map(|s| s.in_progress).sum();
         let mut so_far = Histogram::new();
         snapshots().for_each(|s| so_far.add(&s.latency));
         let mut latency = so_far.clone();
@@ -172,6 +175,7 @@ impl Series {
             latency: latency.summary(),
             p99_so_far: (!so_far.is_empty()).then(|| micros(so_far.quantile(0.99))),
             connections,
+            connecting,
             errors,
         };
         self.latency = so_far;
@@ -219,7 +223,7 @@ mod tests {
         let mut series = Series::new(2);
         assert_eq!(series.add(snapshot(0, At::Interval(1), 100, 10)), None);
         let first = interval(series.add(snapshot(1, At::Interval(1), 101, 20)));
-        assert_eq!((first.echoed, first.connections), (30, 10));
+        assert_eq!((first.echoed, first.connections, first.connecting), (30, 10, 4));
         assert_eq!(first.length, Duration::from_millis(100));
         let max = first.latency.expect("a latency").max;
         assert!((20.0..20.1).contains(&max), "{max}");

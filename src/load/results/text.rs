@@ -71,7 +71,11 @@ impl fmt::Display for Interval {
             write!(f, "p99 so far {p99:9.1} us  ")?;
         }
         let connections = counted(self.connections as u64, "connection");
-        write!(f, "{connections}  {}", counted(self.errors, "error"))
+        write!(f, "{connections}  ")?;
+        if self.connecting > 0 {
+            write!(f, "{} connecting  ", self.connecting)?;
+        }
+        write!(f, "{}", counted(self.errors, "error"))
     }
 }
 

@@ -96,7 +96,8 @@ impl<C: Connect> Connections<C> {
     /// not complete. Of those nothing else would tell why no message was ever due.
     pub(super) fn count_open(&mut self) {
         self.workload.statistics.connections.connecting += self.workload.connecting as u64;
-        if self.workload.schedule.start().is_none() {
+        let established = self.workload.statistics.connections.established;
+        if self.workload.schedule.start().is_none() || established == 0 {
             for _ in 0..self.workload.connecting {
                 self.workload.statistics.count_error("no answer to a connect, until the end");
             }
