@@ -1,5 +1,4 @@
-//! The load tester: from the command line to a [`Plan`](echoloop::load::Plan), a run, a report, and an
-//! exit code.
+//! The load tester: from the command line to a [`Plan`], a run, a report, and an exit code.
 #![forbid(unsafe_code)]
 
 mod destination;

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::options::{NAME, Options};
 
 /// Number of lines that may wait to be written.
-const LINES: usize = 4;
+const LINES: usize = 8;
 
 /// How long to wait for a stderr that may never be read.
 const PATIENCE: Duration = Duration::from_millis(100);

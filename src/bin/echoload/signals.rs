@@ -1,5 +1,6 @@
 //! SIGINT, SIGTERM and SIGHUP end the run early.
 
+use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -36,8 +37,10 @@ impl Signals {
     /// # Errors
     /// The handlers could not be installed, or the thread could not be started.
     pub fn handle() -> io::Result<Signals> {
-        let ending = [SIGTERM, SIGINT].into_iter().chain((!is_hang_up_ignored()).then_some(SIGHUP));
-        let mut iterator = Iterator::new(ending)?;
+        let mut iterator = Iterator::new([SIGTERM, SIGINT])?;
+        if !is_hang_up_ignored() {
+            iterator.add_signal(SIGHUP)?;
+        }
         let signals = Signals::default();
         let shared = signals.clone();
         let handler = move || {
@@ -82,7 +85,7 @@ impl Signals {
 
 /// Returns whether the process was started with SIGHUP ignored, as by nohup(1), which then has its way.
 fn is_hang_up_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     ignored.is_some_and(|mask| mask & (1 << (SIGHUP - 1)) != 0)

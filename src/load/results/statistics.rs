@@ -86,7 +86,7 @@ pub struct Connections {
     pub failed: u64,
     /// Number of connections that ended early.
     pub lost: u64,
-    /// Number of connects that had no answer yet when the run was stopped.
+    /// Number of connections that were not made yet when the run was stopped.
     pub connecting: u64,
 }
 

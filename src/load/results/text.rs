@@ -24,18 +24,17 @@ pub fn write(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
     writeln!(out, "{}", report.target)?;
     parameters(out, &results.plan)?;
     counts(out, results)?;
+    let mut notes = Vec::new();
+    errors(&mut notes, results)?;
+    generator(&mut notes, results)?;
+    unwritten(&mut notes, report.unwritten)?;
     if let (Some(latency), Some(service)) = (results.latency.summary(), results.service.summary()) {
         latencies(out, &results.plan, &latency, &service)?;
-    }
-    for (what, n) in &results.errors {
-        write!(out, "error        {n} x {what}")?;
-        match advice(what) {
-            Some(advice) => writeln!(out, " ({advice})")?,
-            None => writeln!(out)?,
+        if !notes.is_empty() {
+            writeln!(out)?;
         }
     }
-    generator(out, results)?;
-    unwritten(out, report.unwritten)?;
+    out.write_all(&notes)?;
     writeln!(out, "\n{}", conclusion(report))?;
     out.flush()
 }
@@ -179,7 +178,17 @@ fn latencies(
         }
         writeln!(out, "  {}", bar(latency / longest))?;
     }
-    writeln!(out)
+    Ok(())
+}
+
+fn errors(out: &mut impl Write, results: &Results) -> io::Result<()> {
+    for (what, n) in &results.errors {
+        match advice(what) {
+            Some(advice) => writeln!(out, "error        {n} x {what} ({advice})")?,
+            None => writeln!(out, "error        {n} x {what}")?,
+        }
+    }
+    Ok(())
 }
 
 fn generator(out: &mut impl Write, results: &Results) -> io::Result<()> {
@@ -219,6 +228,9 @@ fn conclusion(report: &Report<'_>) -> String {
     let nothing = if results.messages.echoed == 0 { "no message was measured; " } else { "" };
     match (report.verdict(), &results.first_corruption) {
         (Verdict::Ok, _) => "ok: all that was sent came back, every byte of it checked".into(),
+        (Verdict::Failed, _) if results.messages.sent == 0 && results.errors.is_empty() => {
+            "failed: no message was measured: it needs a longer -d, or a shorter --warm-up".into()
+        }
         (Verdict::Failed, _) => format!(
             "failed: {nothing}{}; {} failed, {} lost; {} timed out, {} lost",
             counted(results.error_count(), "error"),

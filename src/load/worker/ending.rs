@@ -95,7 +95,8 @@ impl<C: Connect> Connections<C> {
     /// Counts the messages of the connections that are still open, at the end, and the connects that are
     /// not complete. Of those nothing else would tell why no message was ever due.
     pub(super) fn count_open(&mut self) {
-        self.workload.statistics.connections.connecting += self.workload.connecting as u64;
+        let not_made = self.workload.connecting + self.connect_queue.slots.len();
+        self.workload.statistics.connections.connecting += not_made as u64;
         let established = self.workload.statistics.connections.established;
         if self.workload.schedule.start().is_none() || established == 0 {
             for _ in 0..self.workload.connecting {
