@@ -4,21 +4,25 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
 
 use echoloop::cli;
 use echoloop::load::Update;
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::options::{NAME, Options};
 
 /// Number of lines that may wait to be written.
 const LINES: usize = 8;
 
-/// How long to wait for a stderr that may never be read.
+/// How long to wait for a stderr that nobody reads.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often to wait for one that has room: it is the machine that is busy.
+const TIMES: usize = 20;
 
 /// What of the run is shown while it goes on.
 #[derive(Debug)]
@@ -66,7 +70,7 @@ impl Progress {
             if io::stdout().is_terminal() && io::stderr().is_terminal() {
                 // The report would wait just as long.
                 let _ = finished.recv();
-            } else if finished.recv_timeout(PATIENCE).is_err() {
+            } else if !is_done(&finished) {
                 is_abandoned.store(true, Ordering::Release);
             }
         }
@@ -134,6 +138,21 @@ pub fn complain(why: &str) {
         let _ = done.send(());
     };
     if thread::Builder::new().name("complaint".into()).spawn(write).is_ok() {
-        let _ = written.recv_timeout(PATIENCE);
+        let _ = is_done(&written);
     }
+}
+
+/// Waits until a thread has written to stderr, but not for one that nobody reads.
+fn is_done(done: &Receiver<()>) -> bool {
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    for _ in 0..TIMES {
+        if done.recv_timeout(PATIENCE) != Err(RecvTimeoutError::Timeout) {
+            return true;
+        }
+        let stderr = io::stderr();
+        if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&none)) == Ok(0) {
+            return false;
+        }
+    }
+    false
 }
