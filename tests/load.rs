@@ -680,7 +680,9 @@ fn a_connection_that_is_lost_is_followed_by_the_next_one_where_each_message_has_
         let report = report(address, &format!("--reconnect -c 2 -n 300 {options}"), 1);
         assert_eq!(report["messages"]["echoed"], 200, "{report}");
         assert_eq!(report["messages"]["lost"], 100, "{report}");
-        let connections = json!({"requested": 2, "established": 300, "failed": 0, "lost": 100});
+        let connections = json!({
+            "requested": 2, "established": 300, "failed": 0, "lost": 100, "connecting": 0,
+        });
         assert_eq!(report["connections"], connections);
     }
 }
@@ -1033,7 +1035,9 @@ fn wrong_usage_is_one_line_that_names_the_word() {
         ("--framing fixed:2GiB", "--framing"),
         ("-c 0", "--connections"),
         ("-c many", "many"),
-        ("-R 1.5", "1.5"),
+        ("-R 0", "0"),
+        ("-R 1.5.5", "1.5.5"),
+        ("-n 1.5", "1.5"),
         ("-n 5 -d 5s", "--duration"),
         ("--reconnect -p 2", "--reconnect"),
         ("-c 2 -t 3", "--threads"),
@@ -1083,7 +1087,7 @@ fn an_interrupt_reports_what_was_measured_so_far() {
 #[test]
 fn the_report_has_the_documented_keys() {
     let daemon = Daemon::start(&[]);
-    let report = report(daemon.address(), "-n 1", 0);
+    let report = report(daemon.address(), "-n 1 --connect-rate 10", 0);
     assert_eq!(report["version"], 1);
     assert_eq!(report["target"], format!("tcp://{}", daemon.address()));
     let sorted = |text: &'static str| {
@@ -1096,14 +1100,15 @@ fn the_report_has_the_documented_keys() {
         (
             "",
             "version target parameters elapsed_s connections messages throughput latency_us \
-             service_us connect_us per_connection generator errors first_corrupt thresholds verdict",
+             service_us connect_us per_connection generator errors first_corrupt unwritten thresholds \
+             verdict",
         ),
         (
             "/parameters",
             "connections threads framing length length_max pipeline rate connect_rate reconnect half_close duration_s \
              requests warm_up_s timeout_s source_ips busy_poll_s seed",
         ),
-        ("/connections", "requested established failed lost"),
+        ("/connections", "requested established failed lost connecting"),
         ("/messages", "sent echoed corrupt timed_out lost"),
         ("/throughput", "messages_per_s bytes_per_s"),
         ("/latency_us", times),
@@ -1111,6 +1116,7 @@ fn the_report_has_the_documented_keys() {
         ("/connect_us", times),
         ("/per_connection", "min_messages max_messages"),
         ("/generator", "cpu demand schedule_lag_us_max limited"),
+        ("/unwritten", "intervals progress"),
         ("/errors", ""),
     ] {
         let mut found = keys(report.pointer(key).expect(key));

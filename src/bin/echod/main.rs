@@ -43,7 +43,8 @@ const SPARE_FILES: usize = 2;
 /// was received is sent back, then the daemon ends. A second signal ends it at once; one that follows the
 /// first within 300 ms is the same wish.
 ///
-/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
+/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h, as
+/// in 500ms, 1.5s or 1h30m.
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {

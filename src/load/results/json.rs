@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::load::plan::{Plan, Stop};
+use crate::load::rate::Rate;
 use crate::load::results::histogram::{Summary, micros};
-use crate::load::results::report::{Report, Verdict};
+use crate::load::results::report::{Report, Unwritten, Verdict};
 use crate::load::results::series::Interval;
 use crate::load::results::statistics::{Corruption, Datagrams, Messages};
 
@@ -33,6 +34,7 @@ pub fn write_interval(out: &mut impl Write, interval: &Interval) -> io::Result<(
             for_s: interval.length.as_secs_f64(),
             messages_per_s: interval.rate(),
             connections: interval.connections,
+            connecting: interval.connecting,
             errors: interval.errors,
             latency_us: interval.latency,
         },
@@ -58,13 +60,14 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     datagrams: Option<Datagrams>,
     throughput: Throughput,
-    latency_us: Summary,
-    service_us: Summary,
-    connect_us: Summary,
-    per_connection: PerConnection,
+    latency_us: Option<Summary>,
+    service_us: Option<Summary>,
+    connect_us: Option<Summary>,
+    per_connection: Option<PerConnection>,
     generator: Generator,
     errors: &'a BTreeMap<String, u64>,
     first_corrupt: Option<Corruption>,
+    unwritten: Unwritten,
     thresholds: Vec<String>,
     verdict: Verdict,
 }
@@ -77,8 +80,8 @@ struct Parameters<'a> {
     length: u64,
     length_max: u64,
     pipeline: usize,
-    rate: Option<u64>,
-    connect_rate: Option<u64>,
+    rate: Option<Rate>,
+    connect_rate: Option<Rate>,
     reconnect: bool,
     half_close: bool,
     duration_s: Option<f64>,
@@ -96,12 +99,13 @@ struct Connections {
     established: u64,
     failed: u64,
     lost: u64,
+    connecting: u64,
 }
 
 #[derive(Serialize)]
 struct Throughput {
-    messages_per_s: f64,
-    bytes_per_s: f64,
+    messages_per_s: Option<f64>,
+    bytes_per_s: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -112,10 +116,10 @@ struct PerConnection {
 
 #[derive(Serialize)]
 struct Generator {
-    cpu: f64,
-    demand: f64,
-    schedule_lag_us_max: f64,
-    limited: bool,
+    cpu: Option<f64>,
+    demand: Option<f64>,
+    schedule_lag_us_max: Option<f64>,
+    limited: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -124,6 +128,7 @@ struct IntervalLine {
     for_s: f64,
     messages_per_s: f64,
     connections: usize,
+    connecting: usize,
     errors: u64,
     latency_us: Option<Summary>,
 }
@@ -142,6 +147,7 @@ impl<'a> Document<'a> {
                 established: connections.established,
                 failed: connections.failed,
                 lost: connections.lost,
+                connecting: connections.connecting,
             },
             messages: results.messages,
             datagrams: results.datagrams,
@@ -152,18 +158,18 @@ impl<'a> Document<'a> {
             latency_us: results.latency.summary(),
             service_us: results.service.summary(),
             connect_us: results.connect.summary(),
-            per_connection: PerConnection {
-                min_messages: results.by_connection.iter().min().copied().unwrap_or(0),
-                max_messages: results.by_connection.iter().max().copied().unwrap_or(0),
-            },
+            per_connection: results
+                .slowest_and_fastest()
+                .map(|(min_messages, max_messages)| PerConnection { min_messages, max_messages }),
             generator: Generator {
                 cpu: results.generator.cpu,
                 demand: results.generator.demand,
-                schedule_lag_us_max: micros(results.generator.lag.max),
-                limited: results.is_limited(),
+                schedule_lag_us_max: results.generator.lag.max().map(micros),
+                limited: results.is_long_enough().then(|| results.is_limited()),
             },
             errors: &results.errors,
             first_corrupt: results.first_corruption,
+            unwritten: report.unwritten,
             thresholds: report.crossed().map(ToString::to_string).collect(),
             verdict: report.verdict(),
         }

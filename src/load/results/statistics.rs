@@ -86,13 +86,14 @@ pub struct Connections {
     pub failed: u64,
     /// Number of connections that ended early.
     pub lost: u64,
+    /// Number of connections that were not made yet when the run was stopped.
+    pub connecting: u64,
 }
 
 /// How late a loop was at the due times of its messages, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Lag {
-    /// The longest lag.
-    pub max: Nanos,
+    max: Nanos,
     sum: Nanos,
     count: u64,
 }
@@ -126,11 +127,6 @@ impl Statistics {
         *self.errors.entry(what.into()).or_default() += 1;
     }
 
-    /// Returns the number of errors.
-    pub(crate) fn error_count(&self) -> u64 {
-        self.errors.values().sum()
-    }
-
     /// Counts wrong bytes.
     pub(crate) fn count_corruption(&mut self, connection: usize, offset: u64, fault: Fault) {
         self.messages.corrupt += 1;
@@ -162,6 +158,7 @@ impl Statistics {
         self.connections.established += other.connections.established;
         self.connections.failed += other.connections.failed;
         self.connections.lost += other.connections.lost;
+        self.connections.connecting += other.connections.connecting;
         self.latencies.both.add(&other.latencies.both);
         self.latencies.due.add(&other.latencies.due);
         self.latencies.sent.add(&other.latencies.sent);
@@ -181,6 +178,11 @@ impl Lag {
         self.max = self.max.max(lag);
         self.sum += lag;
         self.count += 1;
+    }
+
+    /// Returns the longest lag, if any message was due.
+    pub fn max(&self) -> Option<Nanos> {
+        (self.count > 0).then_some(self.max)
     }
 
     /// Returns the mean lag.

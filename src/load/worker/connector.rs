@@ -12,6 +12,7 @@ use socket2::{Domain, SockAddr, Socket as Unconnected, Type};
 
 use crate::load::clock::Nanos;
 use crate::load::plan::Plan;
+use crate::load::rate::Rate;
 use crate::net::address::Address;
 use crate::net::deadline::after;
 use crate::net::socket::Socket;
@@ -157,13 +158,12 @@ pub(super) struct FullBacklog {
 
 impl ConnectQueue {
     pub(super) fn new(plan: &Plan, thread: usize) -> ConnectQueue {
-        let interval = |rate: u64| Duration::from_secs(1).div_f64(rate as f64);
         ConnectQueue {
             slots: VecDeque::new(),
             begun: 0,
             thread: thread as u64,
             threads: plan.threads as u64,
-            interval: plan.connect_rate.map(interval),
+            interval: plan.connect_rate.map(Rate::interval),
             backlog: None,
         }
     }

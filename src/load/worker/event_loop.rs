@@ -213,11 +213,13 @@ impl<C: Connect> Worker<C> {
         self.connections.count_open();
         let now = self.connections.workload.now();
         let instant = self.connections.workload.instant(now);
+        // Before the last snapshot, which may have to wait.
+        let usage = Usage::of_this_thread() - self.usage_at_start;
         self.reporter.send_last(&self.connections, instant);
         Finished {
             until: self.connections.workload.measured_until(now, stopped),
             workload: self.connections.workload,
-            usage: Usage::of_this_thread() - self.usage_at_start,
+            usage,
         }
     }
 }
