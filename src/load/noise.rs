@@ -12,8 +12,7 @@
 //!   length is a prime number, so a million messages of one length are all different, and so are the
 //!   blocks of a message.
 //! - The streams of a million connections differ wherever all have come equally far.
-//! - Messages of two connections are alike only if one of them has had many more than the other; see
-//!   [`STEP`].
+//! - Messages of two connections are alike only if one of them has had many more than the other.
 //!
 //! Of other pairs of pieces, one in a million is alike.
 
