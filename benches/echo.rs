@@ -14,9 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use echoloop::net::buffer::{Buffer, Pool};
+use echoloop::net::buffer::Buffer;
 use echoloop::net::deadline::{Deadlines, after};
 use echoloop::net::nonblocking::Stream;
+use echoloop::net::pool::Pool;
 use echoloop::net::ready::Readiness;
 use echoloop::protocol::Echo;
 use echoloop::server::connection::{Connection, Progress};

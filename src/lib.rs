@@ -18,11 +18,12 @@
 //!      | 1 wait       for events, or to the next deadline | <- the only place
 //!      | 2 events     latch readiness, drive              |    that waits
 //!      | 3 run queue  drive those that had more to do     |
-//!      | 4 deadlines  close what is due                   |
-//!      | 5 sources    notify what is due, or asked again  |
-//!      | 6 accept     once slots are free; with a budget  |
-//!      | 7 drain      one step, while the server ends     |
-//!      | 8 measure    how long the turn took              |
+//!      | 4 memory     drive those that waited for some    |
+//!      | 5 deadlines  close what is due                   |
+//!      | 6 sources    notify what is due, or asked again  |
+//!      | 7 accept     once slots are free; with a budget  |
+//!      | 8 drain      one step, while the server ends     |
+//!      | 9 measure    how long the turn took              |
 //!      +--------------------------------------------------+
 //!            | latch, drive                 | insert
 //!            v                              v
@@ -46,8 +47,9 @@
 //! 4. [`protocol`]: what is done with the bytes;
 //! 5. [`Listeners::accept`]: what goes wrong with accept;
 //! 6. [`deadline`] and [`wait`]: how long to sleep;
-//! 7. [`buffer`]: where bytes wait, and why an idle connection has no buffer;
-//! 8. [`counters`], what was done, and [`source`], what else lives on the poll; `sources` has four, and
+//! 7. [`buffer`]: where bytes wait, and why an idle connection has no buffer; [`pool`]: pages, and what
+//!    happens when memory is short;
+//! 8. [`counters`], what was done, and [`source`], what else lives on the poll; `sources` has five, and
 //!    `sources::udp` is the echo of datagrams;
 //! 9. the drain, in `server/drain.rs` and `server/timeouts.rs`;
 //! 10. `load`: the same from the side that connects. `load::client` is the other state machine, for streams,
@@ -125,6 +127,7 @@
 //! [`nonblocking`]: net::nonblocking
 //! [`ready`]: net::ready
 //! [`buffer`]: net::buffer
+//! [`pool`]: net::pool
 //! [`deadline`]: net::deadline
 //! [`wait`]: net::wait
 //! [`counters`]: server::counters

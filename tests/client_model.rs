@@ -24,7 +24,7 @@ use echoloop::net::ready::Readiness;
 use proptest::prelude::*;
 
 /// What `src/load/messages.rs` promises, under the same name.
-const CHUNK: usize = 65_536;
+const CHUNK: usize = 262_144;
 
 const SEED: u64 = 5;
 const MIB: usize = 1024 * 1024;

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    Daemon, InProcess, any_port, eventually, expect_bytes, expect_end, pattern, ping, stuff,
+    Daemon, InProcess, any_port, eventually, expect_bytes, expect_end, halt, pattern, ping, resume,
+    stuff,
 };
 use echoloop::{Config, Server, StopReason};
 use nix::sys::signal::Signal;
@@ -172,14 +173,48 @@ fn a_second_signal_ends_at_once_with_its_number() {
         stuff(&mut stream, &pattern(64 * MIB, 6));
         daemon.signal(Signal::SIGTERM);
         eventually("the drain begins", || daemon.log().contains("draining"));
-        daemon.signal(signal);
-        assert_eq!(daemon.wait().code(), Some(code));
+        assert_eq!(daemon.end_at_once(signal).code(), Some(code));
     }
+}
+
+/// One whose signal comes twice, the second time by way of a wrapper: whether it still drained.
+fn drains_after_two_signals(in_one_turn: bool) -> bool {
+    let mut daemon = Daemon::start(&["--drain-timeout", "1h"]);
+    let message = pattern(64 * MIB, 8);
+    let mut stream = daemon.connect();
+    let sent = stuff(&mut stream, &message);
+    if in_one_turn {
+        halt(&daemon);
+        daemon.signal(Signal::SIGTERM);
+    } else {
+        daemon.signal(Signal::SIGINT);
+        eventually("the drain begins", || daemon.log().contains("draining"));
+    }
+    daemon.signal(Signal::SIGINT);
+    resume(&daemon);
+    let mut got = Vec::new();
+    let _ = stream.read_to_end(&mut got);
+    drop(stream);
+    let code = daemon.wait().code();
+    daemon.expect_counters_add_up();
+    if code == Some(0) {
+        assert!(got == message[..sent], "{} of {sent} bytes came back", got.len());
+        return true;
+    }
+    assert_eq!(code, Some(130));
+    false
+}
+
+#[test]
+fn a_signal_that_comes_twice_at_once_is_one_wish_and_loses_no_byte() {
+    assert!(drains_after_two_signals(true));
+    // On a busy machine the second one may come late, and then it does end the daemon.
+    assert!((0..5).any(|_| drains_after_two_signals(false)));
 }
 
 #[test]
 fn the_idle_timeout_frees_a_drain_of_a_stalled_reader() {
-    let mut daemon = Daemon::start(&["--drain-timeout", "1h", "--idle-timeout", "2s"]);
+    let mut daemon = Daemon::start(&["--drain-timeout", "1h", "--idle-timeout", "4s"]);
     let message = pattern(64 * MIB, 7);
     let mut stream = daemon.connect();
     stuff(&mut stream, &message);

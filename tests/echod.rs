@@ -124,6 +124,28 @@ fn an_address_of_another_machine_is_one_clear_line() {
 }
 
 #[test]
+fn an_ipv6_address_that_cannot_be_bound_is_one_clear_line_that_says_what_to_write() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return eprintln!("NOT RUN: this test needs IPv6");
+    }
+    for (endpoint, words) in [
+        ("[fe80::1]:0", &["cannot listen on tcp://[fe80::1]:0", "[fe80::1%eth0]"][..]),
+        ("udp://[fe80::1]:0", &["cannot listen on udp://[fe80::1]:0", "[fe80::1%eth0]"]),
+        ("[fe80::1%lo]:0", &["cannot listen on", "address of this machine"]),
+        ("[fe80::1%no-such]:0", &["cannot resolve tcp://[fe80::1%no-such]:0", "an interface of"]),
+        ("[2001:db8::1%lo]:0", &["cannot resolve", "a zone goes with a link-local address"]),
+        ("[::ffff:127.0.0.1]:0", &["cannot listen on", "is written as it is: 127.0.0.1"]),
+        ("udp://[::ffff:127.0.0.1]:0", &["cannot listen on", "is written as it is: 127.0.0.1"]),
+        ("[ff02::1]:0", &["cannot listen on", "a multicast address belongs to no machine"]),
+        ("[ff0e::1]:0", &["cannot listen on", "a multicast address belongs to no machine"]),
+        ("[2001:db8::1]:0", &["cannot listen on", "address of this machine"]),
+        ("[::127.0.0.1]:0", &["cannot listen on", "address of this machine"]),
+    ] {
+        expect_error(Command::new(ECHOD).arg(endpoint), 1, words);
+    }
+}
+
+#[test]
 fn a_port_without_permission_is_one_clear_line() {
     // Root may bind any port, so root asks as nobody, from where nobody can start it.
     let folder = std::env::temp_dir().join(format!("echod-nobody-{}", std::process::id()));

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use Action::{Fin, Finish, Hint, LatchAll, Linger, Read, Reset, Send, Turn, Urgent};
+use Action::{Fin, Finish, Hint, LatchAll, Linger, Pages, Read, Reset, Send, Turn, Urgent};
 use echoloop::net::nonblocking::Stream;
 use echoloop::net::ready::Readiness;
 use echoloop::protocol::{Echo, Exchange, Fixed, Framed, Line, Malformed, Next, Prefix, Protocol};
@@ -26,6 +26,9 @@ const BUDGET: usize = MIB;
 const CALL: usize = 4096;
 const DISCARD: usize = 16 * MIB;
 const SPARSE: usize = 16;
+
+/// What a page of the pool takes from the system, if it is not larger.
+const SYSTEM_PAGE: usize = 4096;
 
 /// A protocol as the kernel sees it: what it owes follows from the number of bytes that it received.
 trait Shape: Protocol<State: std::fmt::Debug> + Sized {
@@ -199,6 +202,8 @@ enum Action {
     Finish,
     /// The idle timeout is over.
     Linger,
+    /// From now on the buffers may have this many pages.
+    Pages(usize),
 }
 
 /// Chance that a seed repeats. From 0 comes nothing but 0: a kernel that plays no tricks.
@@ -463,6 +468,7 @@ impl<const SHORT: bool, P: Shape> Model<SHORT, P> {
                 Turn => _ = self.turn(),
                 Hint(said) => self.event(said),
                 LatchAll | Finish | Linger => self.begin(action),
+                Pages(pages) => self.context.pool.set_limit(pages * SYSTEM_PAGE),
                 Send(_) | Urgent | Fin | Reset | Read(_) => self.kernel().peer(action),
             }
         }
@@ -527,18 +533,26 @@ impl<const SHORT: bool, P: Shape> Model<SHORT, P> {
         let blocked = match driven {
             Ok(Progress::Blocked | Progress::Lingering) => true,
             Ok(Progress::Again) => false,
+            Err(e) if e.kind() == ErrorKind::OutOfMemory => {
+                assert!(self.context.pool.is_short(), "{e}, and none was asked for in vain");
+                self.context.pool.end_shortage();
+                false
+            }
             ended => return self.close(ended.map(drop)),
         };
         let kernel = self.kernel.borrow();
         let (owed, held, in_use) = (kernel.owed(), kernel.held(), self.context.pool.in_use());
         self.queued = connection.is_runnable();
         assert_eq!(self.queued, !blocked, "again means runnable, and blocked means not");
-        assert!(blocked || kernel.spent >= BUDGET || P::COPIES > 1, "again, with budget left");
+        let has_memory = self.context.pool.limit() == usize::MAX;
+        // A call of the protocol after a wait for memory is paid for, and the kernel does not see it.
+        let spent = kernel.spent + CALL >= BUDGET;
+        assert!(blocked || spent || P::COPIES > 1 || !has_memory, "again, with budget left");
         let most = owed.min(P::COPIES) + held.min(1);
         assert!(in_use <= most, "{in_use} pages for {owed} bytes and {held}");
         let fills = |bytes| usize::from(bytes * SPARSE >= self.page);
         let most = fills(owed) * P::COPIES + fills(held);
-        assert!(in_use <= most || !blocked, "a few bytes keep a page");
+        assert!(in_use <= most || !blocked || !has_memory, "a few bytes keep a page");
         assert!(owed == 0 || !connection.is_settled(), "settled, and bytes are owed");
         assert_eq!(connection.is_lingering(), kernel.our_end.is_some());
         if P::COPIES == 1 {
@@ -577,6 +591,8 @@ impl<const SHORT: bool, P: Shape> Model<SHORT, P> {
     /// would wake a connection that hangs.
     fn run(mut self, script: &[Action]) {
         self.act(script);
+        // Memory comes back, which is no event either.
+        self.context.pool.set_limit(usize::MAX);
         self.rest();
         if self.connection.is_some() {
             let kernel = self.kernel();
@@ -634,6 +650,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         4 => (1..=40_usize).prop_map(Read),
         2 => (1..=3000_usize).prop_map(Read),
         2 => hint,
+        2 => (0..=3_usize).prop_map(Pages),
         1 => Just(LatchAll),
         1 => Just(Fin),
         1 => prop_oneof![Just(Reset), Just(Finish), Just(Linger)],
@@ -716,6 +733,26 @@ fn a_short_recv_spares_the_next_one_over_epoll_only() {
 }
 
 #[test]
+fn without_memory_nothing_is_received_or_lost_and_no_event_is_needed_when_it_is_back() {
+    let mut model = Model::<true>::new(1024, 100, 0);
+    model.expect(&[Turn, Pages(0), Send(2000), Turn, Turn], (0, 0));
+    assert!(model.queued, "its readiness stays latched");
+    model.expect(&[Pages(1), Turn, Read(100), Turn], (1024, 200));
+
+    // The answer has no memory. Its input waits.
+    let mut doubled = Model::<true, Doubled>::new(64, 100, 0);
+    doubled.expect(&[Turn, Pages(1), Send(8), Turn], (8, 0));
+    doubled.expect(&[Pages(2), Turn], (8, 16));
+}
+
+#[test]
+fn an_end_needs_no_memory() {
+    let mut model = Model::<true>::new(64, 100, 0);
+    model.act(&[Turn, Pages(0), Send(9), Turn, Finish, Fin, Turn]);
+    assert!(model.connection.is_none(), "it waits for memory");
+}
+
+#[test]
 fn finish_sends_the_end_as_soon_as_nothing_is_owed() {
     let mut idle = Model::<true>::new(64, 64, 0);
     idle.expect(&[Turn, Finish], (0, 0));
@@ -735,7 +772,7 @@ fn a_lingering_connection_that_is_sent_too_much_is_cut_off() {
     model.act(&[Turn, Linger, Send(DISCARD - 1)]);
     model.rest();
     assert!(model.connection.is_some(), "cut off too early");
-    model.expect(&[Send(2000), Turn], (DISCARD - 1 + 1024, 0));
+    model.expect(&[Send(2000), Turn], (DISCARD - 1 + 2000, 0));
     assert!(model.connection.is_none(), "not cut off");
 }
 

@@ -32,6 +32,7 @@ fn a_configuration_out_of_its_range_is_refused_and_named() {
         (Config::builder().max_connections(0), "maximum of connections must"),
         (Config::builder().max_connections_per_ip(0), "per IP"),
         (Config::builder().max_buffer(0), "buffer"),
+        (Config::builder().max_memory(2 * 64 * 1024 - 1), "memory"),
         (Config::builder().idle_timeout(Duration::ZERO), "idle timeout"),
         (Config::builder().keepalive(Duration::from_millis(1500)), "keepalive"),
         (Config::builder().unix_mode(0o1000), "mode"),
@@ -54,6 +55,38 @@ fn a_server_runs_on_one_thread_and_is_stopped_from_another() {
     let summary = running.join().expect("no panic").expect("no error");
     assert_eq!(summary.stop_reason, StopReason::Drained { cut_off: 0 });
     assert_eq!((summary.counters.accepted, summary.counters.bytes_out), (1, 5));
+}
+
+/// A second process would have the socket by fork(2). To have it twice in one is the same to the path.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_path_of_a_dropped_server_stays_while_somebody_else_listens_there() {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let path = std::env::temp_dir().join(format!("embedding-{}", std::process::id()));
+    let endpoint: Endpoint = format!("unix:{}", path.display()).parse().expect("an endpoint");
+    let config = Config::builder().endpoint(endpoint).build().expect("a configuration");
+    let server = Server::bind(&config).expect("bind");
+    let process = pidfd_open(getpid(), PidfdFlags::empty()).expect("pidfd_open");
+    let copies = (0..1000).filter_map(|file| {
+        let copy = pidfd_getfd(&process, file, PidfdGetfdFlags::empty()).ok()?;
+        let socket = socket2::Socket::from(copy);
+        let is_it = socket.is_listener().unwrap_or(false)
+            && socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(&path));
+        is_it.then_some(socket)
+    });
+    let copies: Vec<_> = copies.collect();
+    if copies.is_empty() {
+        return eprintln!("NOT RUN: this test needs pidfd_getfd(2)");
+    }
+    drop(server);
+    let client = std::os::unix::net::UnixStream::connect(&path);
+    drop(copies);
+    let stale = std::fs::remove_file(&path);
+    client.expect("it still listens");
+    stale.expect("nobody was left to remove it");
+
+    drop(Server::bind(&config).expect("bind"));
+    assert!(!path.exists(), "nobody listens, and the path is left");
 }
 
 #[test]

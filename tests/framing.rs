@@ -287,7 +287,7 @@ fn a_wrong_framing_is_a_usage_error_of_one_line() {
 #[cfg_attr(mio_unsupported_force_poll_poll, ignore = "over poll(2) mio keeps a list of its own")]
 fn ten_thousand_half_messages_cost_less_than_512_bytes_each() {
     const COUNT: usize = 10_000;
-    if raise_file_limit(0) < COUNT + 2000 {
+    if raise_file_limit() < COUNT + 2000 {
         return eprintln!("NOT RUN: this test needs {} files", COUNT + 2000);
     }
     let server = Framed::start("fixed:20", &[]);

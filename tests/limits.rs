@@ -7,7 +7,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use common::{DEADLINE, Daemon, eventually, expect_bytes, expect_error, leave, ping, reset};
+use common::{
+    DEADLINE, Daemon, connect, eventually, expect_bytes, expect_error, leave, ping, reset,
+};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
@@ -135,4 +137,87 @@ fn without_reuse_port_on_both_sides_a_port_has_one_owner() {
     ping(&mut stream, b"mine");
     stream.write_all(b"still").expect("send");
     expect_bytes(&mut stream, b"still");
+}
+
+/// A command for a daemon with so many files.
+fn with_files(files: usize, arguments: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" {arguments}"), ECHOD]);
+    command
+}
+
+/// How many files it says that it needs, if it does not start.
+#[track_caller]
+fn needed(command: &mut Command) -> Option<usize> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    let starts = child.stdout.take().expect("piped").read(&mut [0]).expect("stdout") > 0;
+    // It has printed an address, or ended.
+    let _ = child.kill();
+    let ended = child.wait_with_output().expect("output");
+    if starts {
+        return None;
+    }
+    let error = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{error}");
+    assert!(error.contains("the limit of open files is") && error.lines().count() == 1, "{error}");
+    let (_, behind) = error.split_once("too low: at least ").expect("how many are needed");
+    Some(behind.split(' ').next().and_then(|n| n.parse().ok()).expect("a number"))
+}
+
+/// How many connections the daemon says that it serves.
+#[track_caller]
+fn promised(daemon: &Daemon) -> usize {
+    let mut found = None;
+    eventually("the limit is logged", || {
+        let log = daemon.log();
+        found = log.split_once("at most ").and_then(|(_, n)| n.split(' ').next()?.parse().ok());
+        found.is_some()
+    });
+    found.expect("a number")
+}
+
+/// So many are served at once, and one more waits.
+#[track_caller]
+fn expect_served(daemon: &Daemon, count: usize) {
+    let mut clients: Vec<_> = (0..count).map(|_| daemon.connect()).collect();
+    ping_all(&mut clients, b"all at once");
+    let mut waiting = daemon.connect();
+    waiting.write_all(b"one more").expect("send");
+    ping_all(&mut clients, b"all at once");
+    let early = waiting.set_nonblocking(true).and_then(|()| waiting.peek(&mut [0]));
+    assert_eq!(early.map_err(|e| e.kind()), Err(ErrorKind::WouldBlock));
+    waiting.set_nonblocking(false).expect("blocking");
+    clients.into_iter().for_each(leave);
+    expect_bytes(&mut waiting, b"one more");
+    leave(waiting);
+    assert!(!daemon.log().contains("cannot accept"), "{}", daemon.log());
+}
+
+#[test]
+fn with_few_files_the_daemon_serves_somebody_or_says_how_many_it_needs() {
+    for arguments in ["127.0.0.1:0", ":0 udp://127.0.0.1:0", "--metrics 127.0.0.1:0 localhost:0"] {
+        // With three or fewer the system cannot load a program.
+        let mut files = 4;
+        while let Some(needed) = needed(&mut with_files(files, arguments)) {
+            assert!((files + 1..=30).contains(&needed), "of {files} files it needs {needed}");
+            files += 1;
+            assert!(files <= needed, "it starts where it says that it does");
+        }
+        let daemon = Daemon::spawn(&mut with_files(files, arguments));
+        expect_served(&daemon, promised(&daemon));
+    }
+}
+
+#[test]
+fn many_endpoints_leave_room_for_all_connections_that_the_log_promises() {
+    let endpoints = "127.0.0.1:0 ".repeat(200);
+    let daemon = Daemon::spawn(&mut with_files(300, &endpoints));
+    let most = promised(&daemon);
+    assert!((70..=90).contains(&most), "each endpoint is one file, and {most} are left");
+    expect_served(&daemon, most);
+    let asked = "--max-connections 1000 ".to_owned() + &endpoints;
+    let daemon = Daemon::spawn(&mut with_files(300, &asked));
+    assert_eq!(promised(&daemon), most);
+    assert!(daemon.log().contains(&format!("allows only {most} connections")));
+    drop(connect(daemon.address()));
 }

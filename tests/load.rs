@@ -226,6 +226,50 @@ fn answers_swapped_between_two_connections_are_found_and_traced() {
     drop(server.join());
 }
 
+#[test]
+fn two_messages_of_a_connection_that_change_places_are_found() {
+    // The last length is one after which the noise repeats.
+    for length in [16, 64, 1000, 4096, 16_384, 1_048_573] {
+        let address = serve(move |stream| {
+            let mut pair = vec![0; 2 * length];
+            for n in 0.. {
+                stream.read_exact(&mut pair)?;
+                let (first, second) = pair.split_at(length);
+                let (first, second) = if n == 5 { (second, first) } else { (first, second) };
+                stream.write_all(first)?;
+                stream.write_all(second)?;
+            }
+            Ok(())
+        });
+        let report = report(address, &format!("-c 1 -p 2 -n 20 -l {length}"), 3);
+        assert_eq!(report["messages"]["corrupt"], 1, "{length}");
+        assert_eq!(report["first_corrupt"]["offset"], 10 * length, "{length}");
+    }
+}
+
+#[test]
+fn blocks_of_a_large_message_that_change_places_are_found_and_located() {
+    const MESSAGE: usize = 1024 * 1024;
+    for options in ["-l 1MiB", "--framing length:u32 -l 1MiB"] {
+        for length in [64, 4096, 65_536, 131_072, 262_144] {
+            let address = serve(move |stream| {
+                let mut message = vec![0; MESSAGE];
+                stream.read_exact(&mut message)?;
+                stream.write_all(&message)?;
+                stream.read_exact(&mut message)?;
+                let (before, behind) = message.split_at_mut(MESSAGE - length);
+                before[length..][..length].swap_with_slice(behind);
+                stream.write_all(&message)
+            });
+            let report = report(address, &format!("-c 1 -n 2 {options}"), 3);
+            assert_eq!(report["messages"]["corrupt"], 1, "{options}, blocks of {length}");
+            let offset = report["first_corrupt"]["offset"].as_u64().expect("a number");
+            // One byte in 256 is like that of the other block.
+            assert_eq!(offset & !15, (MESSAGE + length) as u64, "{options}, blocks of {length}");
+        }
+    }
+}
+
 // Messages of every framing
 
 const FRAMINGS: [&str; 7] = [
@@ -636,7 +680,9 @@ fn a_connection_that_is_lost_is_followed_by_the_next_one_where_each_message_has_
         let report = report(address, &format!("--reconnect -c 2 -n 300 {options}"), 1);
         assert_eq!(report["messages"]["echoed"], 200, "{report}");
         assert_eq!(report["messages"]["lost"], 100, "{report}");
-        let connections = json!({"requested": 2, "established": 300, "failed": 0, "lost": 100});
+        let connections = json!({
+            "requested": 2, "established": 300, "failed": 0, "lost": 100, "connecting": 0,
+        });
         assert_eq!(report["connections"], connections);
     }
 }
@@ -992,7 +1038,9 @@ fn wrong_usage_is_one_line_that_names_the_word() {
         ("--framing fixed:2GiB", "--framing"),
         ("-c 0", "--connections"),
         ("-c many", "many"),
-        ("-R 1.5", "1.5"),
+        ("-R 0", "0"),
+        ("-R 1.5.5", "1.5.5"),
+        ("-n 1.5", "1.5"),
         ("-n 5 -d 5s", "--duration"),
         ("--reconnect -p 2", "--reconnect"),
         ("-c 2 -t 3", "--threads"),
@@ -1039,46 +1087,68 @@ fn an_interrupt_reports_what_was_measured_so_far() {
     }
 }
 
+const DOCUMENTATION: &str = include_str!("../docs/load-testing.md");
+const TIMES: &str = "min mean stdev p50 p75 p90 p99 p99_9 p99_99 max";
+
+/// The keys of each object of a report.
+const KEYS: [(&str, &str); 14] = [
+    (
+        "",
+        "version target parameters elapsed_s connections addresses outages messages throughput latency_us \
+         service_us connect_us per_connection generator errors first_corrupt unwritten thresholds verdict",
+    ),
+    (
+        "/parameters",
+        "connections threads framing length length_max pipeline rate connect_rate reconnect \
+         messages_per_connection replace_lost addresses half_close duration_s requests warm_up_s timeout_s \
+         source_ips busy_poll_s seed",
+    ),
+    ("/connections", "requested established failed lost connecting"),
+    ("/addresses/0", "address established failed lost"),
+    ("/messages", "sent echoed corrupt timed_out lost unsent"),
+    ("/outages", "count total_us longest_us list"),
+    ("/throughput", "messages_per_s bytes_per_s"),
+    ("/latency_us", TIMES),
+    ("/service_us", TIMES),
+    ("/connect_us", TIMES),
+    ("/per_connection", "min_messages max_messages"),
+    (
+        "/generator",
+        "cpu demand schedule_lag_us_max longest_gap_us gaps_us suspended_us stolen limited",
+    ),
+    ("/unwritten", "intervals progress"),
+    ("/errors", ""),
+];
+
 #[test]
 fn the_report_has_the_documented_keys() {
     let daemon = Daemon::start(&[]);
-    let report = report(daemon.address(), "-n 1", 0);
+    let report = report(daemon.address(), "-n 1 --connect-rate 10", 0);
     assert_eq!(report["version"], 1);
     assert_eq!(report["target"], format!("tcp://{}", daemon.address()));
-    let sorted = |text: &'static str| {
-        let mut words: Vec<&str> = text.split_whitespace().collect();
-        words.sort_unstable();
-        words
-    };
-    let times = "min mean stdev p50 p75 p90 p99 p99_9 p99_99 max";
-    for (key, expected) in [
-        (
-            "",
-            "version target parameters elapsed_s connections addresses outages messages throughput latency_us \
-             service_us connect_us per_connection generator errors first_corrupt thresholds verdict",
-        ),
-        (
-            "/parameters",
-            "connections threads framing length length_max pipeline rate connect_rate reconnect messages_per_connection replace_lost addresses half_close duration_s \
-             requests warm_up_s timeout_s source_ips busy_poll_s seed",
-        ),
-        ("/connections", "requested established failed lost"),
-        ("/messages", "sent echoed corrupt timed_out lost unsent"),
-        ("/outages", "count total_us longest_us list"),
-        ("/throughput", "messages_per_s bytes_per_s"),
-        ("/latency_us", times),
-        ("/service_us", times),
-        ("/connect_us", times),
-        ("/per_connection", "min_messages max_messages"),
-        (
-            "/generator",
-            "cpu demand schedule_lag_us_max longest_gap_us gaps_us suspended_us stolen limited",
-        ),
-        ("/errors", ""),
-    ] {
-        let mut found = keys(report.pointer(key).expect(key));
-        found.sort_unstable();
-        assert_eq!(found, sorted(expected), "{key}");
+    for (object, expected) in KEYS {
+        assert_documented(report.pointer(object).expect(object), expected);
+    }
+}
+
+#[test]
+fn an_interval_has_the_documented_keys() {
+    let daemon = Daemon::start(&[]);
+    let lines = load(daemon.address(), "-d 200ms -i 100ms --output-format ndjson -q").out;
+    let interval: Value = lines.lines().next().expect("a line").parse().expect("JSON");
+    let keys = "elapsed_s for_s messages_per_s connections connecting errors latency_us";
+    assert_documented(&interval, keys);
+}
+
+#[track_caller]
+fn assert_documented(object: &Value, expected: &str) {
+    let mut expected: Vec<&str> = expected.split_whitespace().collect();
+    expected.sort_unstable();
+    let mut found = keys(object);
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    for key in found {
+        assert!(DOCUMENTATION.contains(&format!("`{key}`")), "{key}");
     }
 }
 

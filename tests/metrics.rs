@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,15 @@ fn scrape(metrics: SocketAddr) -> Samples {
 fn expect_samples(samples: &Samples, expected: &[(&str, f64)]) {
     for (name, value) in expected {
         assert_eq!(samples.get(&format!("echod_{name}")), Some(value), "{name} of {samples:?}");
+    }
+}
+
+/// Raised when a test is done, also when it has failed, so that its threads come to an end.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -272,6 +282,7 @@ fn the_values_are_those_of_the_traffic_and_of_the_log() {
         ("unsent_bytes_total", 0.0),
         ("discarded_bytes_total", 8.0),
         ("accept_errors_total", 0.0),
+        ("memory_waits_total", 0.0),
         (concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
     ];
     expect_samples(&scrape(metrics), &expected);
@@ -296,7 +307,7 @@ fn the_values_are_those_of_the_traffic_and_of_the_log() {
         "bytes_in" => "received_bytes_total".to_owned(),
         "bytes_out" => "sent_bytes_total".to_owned(),
         "bytes_unsent" | "bytes_discarded" => format!("{}_bytes_total", &name[6..]),
-        "accept_errors" => format!("{name}_total"),
+        "accept_errors" | "memory_waits" => format!("{name}_total"),
         name => format!("connections_closed_total{{cause=\"{}\"}}", &name[7..]),
     };
     // Since the scrape it may have grown.
@@ -447,26 +458,63 @@ fn clients_that_stay_or_vanish_harm_neither_the_echo_nor_a_scrape() {
     drop((never_sends, never_finishes, never_reads));
 }
 
+/// One scrape, unless its client was so slow that it had to give way itself.
+fn try_scrape(metrics: SocketAddr) -> std::io::Result<String> {
+    let mut stream = connect(metrics);
+    stream.write_all(GET.as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 #[test]
-fn a_scrape_behind_silent_clients_is_answered_when_their_time_is_up() {
+fn a_scrape_behind_twelve_silent_clients_that_come_again_is_answered_within_a_second() {
     let (daemon, metrics) = start(&[]);
     let mut friend = daemon.connect();
-    let start = Instant::now();
-    let silent: Vec<_> = (0..CLIENTS + 2).map(|_| connect(metrics)).collect();
-    let mut behind = ask(metrics, GET.as_bytes());
-    let mut pings = 0;
-    eventually("the scrape is answered", || {
-        ping(&mut friend, b"meanwhile");
-        pings += 1;
-        !is_silent(&behind)
+    ping(&mut friend, b"before");
+    let done = AtomicBool::new(false);
+    let took = thread::scope(|scope| {
+        let _raised = Raised(&done);
+        for i in 0..3 * CLIENTS {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    // Nothing, or half a request, or a whole one from a client that then stays.
+                    let mut holder = connect(metrics);
+                    let _ = holder.write_all(&GET.as_bytes()[..[0, 10, GET.len()][i % 3]]);
+                    let _ = holder.read_to_end(&mut Vec::new());
+                    let _ = holder.read(&mut [0]);
+                }
+            });
+        }
+        let scrapes = (0..10).map(|_| {
+            let start = Instant::now();
+            eventually("a scrape is answered", || {
+                ping(&mut friend, b"meanwhile");
+                try_scrape(metrics).is_ok_and(|text| {
+                    parse(text.split("\r\n\r\n").nth(1).unwrap_or_default()).is_ok()
+                })
+            });
+            start.elapsed()
+        });
+        scrapes.collect::<Vec<_>>()
     });
-    let waited = start.elapsed();
-    assert!(waited >= PATIENCE, "more than {CLIENTS} at once: answered after {waited:?}");
-    assert!(pings >= 100, "only {pings} echoes in {waited:?}");
-    samples(&mut behind);
+    // Others may keep this machine busy, but not each time.
+    let quickest = took.iter().min().expect("some");
+    assert!(*quickest < Duration::from_secs(1), "{took:?}");
     leave(friend);
     daemon.expect_files_back();
-    drop(silent);
+}
+
+#[test]
+fn silent_clients_keep_their_place_while_nobody_else_wants_it() {
+    let (_daemon, metrics) = start(&[]);
+    let silent: Vec<_> = (0..CLIENTS).map(|_| connect(metrics)).collect();
+    let start = Instant::now();
+    for mut stream in silent {
+        expect_end(&mut stream);
+    }
+    assert!(start.elapsed() + Duration::from_secs(1) >= PATIENCE, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -616,12 +664,17 @@ fn a_daemon_with_all_the_connections_that_it_may_have_still_has_files_for_its_me
     let script = "ulimit -n 64; exec \"$0\" --metrics 127.0.0.1:0 127.0.0.1:0";
     let daemon = Daemon::spawn(Command::new("sh").args(["-c", script, ECHOD]));
     let metrics = addresses(&daemon)[0];
-    let mut clients: Vec<_> = (0..48).map(|_| daemon.connect()).collect();
+    // Fewer than 48 only where the test itself has inherited files.
+    let log = daemon.log();
+    let most = log.split_once("at most ").and_then(|(_, n)| n.split(' ').next()?.parse().ok());
+    let most: u32 = most.expect("the limit is logged");
+    assert!((40..=48).contains(&most), "{log}");
+    let mut clients: Vec<_> = (0..most).map(|_| daemon.connect()).collect();
     for client in &mut clients {
         ping(client, b"hello");
     }
     let silent: Vec<_> = (1..CLIENTS).map(|_| connect(metrics)).collect();
-    expect_samples(&scrape(metrics), &[("connections_open", 48.0)]);
+    expect_samples(&scrape(metrics), &[("connections_open", f64::from(most))]);
     assert!(silent.iter().all(is_silent), "the scrape waited for them");
     clients.into_iter().for_each(leave);
     drop(silent);

@@ -43,20 +43,6 @@ fn sighup_is_logged_and_changes_nothing() {
 }
 
 #[test]
-fn sigusr2_and_sigpipe_are_ignored() {
-    let daemon = Daemon::start(&[]);
-    let mut stream = daemon.connect();
-    for signal in [Signal::SIGUSR2, Signal::SIGPIPE] {
-        daemon.signal(signal);
-        ping(&mut stream, b"still here");
-    }
-    // Not just later than the pings: the signals that came before this one have been dealt with.
-    daemon.signal(Signal::SIGUSR1);
-    eventually("a line of counters", || lines(&daemon, " accepted=") == 1);
-    ping(&mut stream, b"still here");
-}
-
-#[test]
 fn a_signal_that_only_asks_is_answered_during_the_drain_too() {
     let mut daemon = Daemon::start(&["--drain-timeout", "1h"]);
     let mut stalled = daemon.connect();
@@ -67,8 +53,7 @@ fn a_signal_that_only_asks_is_answered_during_the_drain_too() {
     daemon.signal(Signal::SIGHUP);
     eventually("a line of counters", || lines(&daemon, " accepted=") == 1);
     eventually("SIGHUP is logged", || lines(&daemon, "SIGHUP") == 1);
-    daemon.signal(Signal::SIGINT);
-    assert_eq!(daemon.wait().code(), Some(130));
+    assert_eq!(daemon.end_at_once(Signal::SIGINT).code(), Some(130));
     daemon.expect_counters_add_up();
     assert!(daemon.counters()["bytes_unsent"] > 0, "{:?}", daemon.counters());
 }
@@ -124,7 +109,8 @@ fn each_connection_is_counted_by_what_ended_it() {
 
 #[test]
 fn who_is_idle_before_the_drain_or_owed_and_idle_in_it_is_counted_as_idle() {
-    let mut daemon = Daemon::start(&["--idle-timeout", "1s", "--drain-timeout", "1h"]);
+    // Longer than it takes to stall, on a busy machine too.
+    let mut daemon = Daemon::start(&["--idle-timeout", "3s", "--drain-timeout", "1h"]);
     let mut idle = daemon.connect();
     expect_end(&mut idle);
     drop(idle);

@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
@@ -12,18 +12,23 @@ use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::datagrams;
 use common::{
-    DEADLINE, Daemon, connect, eventually, expect_bytes, expect_end, expect_error,
-    expect_error_with, halt, have, leave, pattern, ping, resume, stuff,
+    DEADLINE, Daemon, InProcess, any_port, connect, eventually, expect_bytes, expect_end,
+    expect_error, expect_error_with, halt, have, leave, pattern, ping, resume, stuff,
 };
+use echoloop::process::systemd::ServiceManager;
+use echoloop::sources::watchdog::Watchdog;
+use echoloop::{Action, Config, EventSource, LoopHandle, Notification, Server};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::unistd::Pid;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const ECHOD: &str = env!("CARGO_BIN_EXE_echod");
 const ANY_PORT: &str = "tcp://127.0.0.1:0";
@@ -158,6 +163,34 @@ fn a_listener_for_both_families_serves_both() {
 }
 
 #[test]
+fn a_multipath_listener_is_served_and_what_it_lacks_is_one_warning() {
+    let listener =
+        Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).and_then(|socket| {
+            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+            socket.listen(16).map(|()| TcpListener::from(socket))
+        });
+    let Ok(listener) = listener else { return eprintln!("NOT RUN: this test needs MPTCP") };
+    let address = listener.local_addr().expect("address");
+    let lacks = setsockopt(&listener, sockopt::TcpUserTimeout, &1).is_err();
+    let early = connect(address);
+    let mut daemon = adopting(&listener, &[]);
+    for mut client in [early, connect(address)] {
+        ping(&mut client, b"hello");
+        leave(client);
+    }
+    daemon.last_questions();
+    let log = daemon.log();
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warnings.len(), usize::from(lacks), "{log}");
+    let named = format!("tcp://{address} is served without TCP_USER_TIMEOUT (");
+    assert!(warnings.iter().all(|line| line.contains(&named)), "{log}");
+    // What was asked for by name is no option that may be missing.
+    let words = ["cannot serve file 3", "congestion control `nonsense`"];
+    let mut command = shell(HAND_OVER, &["--congestion", "nonsense"]);
+    expect_error_with(same(&listener), &mut command, 1, &words);
+}
+
+#[test]
 fn a_unix_socket_that_is_handed_over_stays_where_it_is() {
     let folder = Folder::new("stays");
     let path = folder.path("socket");
@@ -172,8 +205,7 @@ fn a_unix_socket_that_is_handed_over_stays_where_it_is() {
     let (_stalled, _) = stalled(&second, &message);
     second.signal(Signal::SIGTERM);
     eventually("the drain begins", || second.log().contains("draining"));
-    second.signal(Signal::SIGTERM);
-    assert_eq!(second.wait().code(), Some(128 + 15));
+    assert_eq!(second.end_at_once(Signal::SIGTERM).code(), Some(128 + 15));
 
     // Nobody serves it now, but nobody is refused.
     let mut client = UnixStream::connect(&path).expect("connect");
@@ -381,6 +413,7 @@ fn streams_and_datagrams_that_are_handed_over_are_printed_in_their_order() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn what_is_handed_over_and_cannot_be_served_is_one_clear_line() {
     let (listener, address) = listener();
     let connected = connect(address);
@@ -403,6 +436,27 @@ fn what_is_handed_over_and_cannot_be_served_is_one_clear_line() {
     ] {
         expect_error_with(what, &mut shell(HAND_OVER, &[ANY_PORT]), 1, words);
     }
+    for (text, range) in [
+        ("abc", "from 0 to 65536"),
+        ("", "from 0 to 65536"),
+        ("-1", "from 0 to 65536"),
+        ("+1", "from 0 to 65536"),
+        ("65537", "from 0 to 65536"),
+        ("2147483647", "from 0 to 65536"),
+        ("4000000000", "from 0 to 65536"),
+    ] {
+        let count = HAND_OVER.replace("LISTEN_FDS=1", &format!("LISTEN_FDS={text}"));
+        let words = ["the variable LISTEN_FDS is", &format!("`{text}`"), range];
+        expect_error_with(same(&listener), &mut shell(&count, &[ANY_PORT]), 1, &words);
+    }
+    for pid in ["me", "0", "-1", "1 "] {
+        let meant = HAND_OVER.replace("LISTEN_PID=$$", &format!("'LISTEN_PID={pid}'"));
+        let words = ["the variable LISTEN_PID is", &format!("`{pid}`"), "from 1"];
+        expect_error_with(same(&listener), &mut shell(&meant, &[ANY_PORT]), 1, &words);
+    }
+    let first = HAND_OVER.replace("LISTEN_FDS=1", "LISTEN_FDS=2 LISTEN_FDS_FIRST_FD=2147483647");
+    let words = ["LISTEN_FDS_FIRST_FD", "`2147483647`"];
+    expect_error_with(same(&listener), &mut shell(&first, &[ANY_PORT]), 1, &words);
     let closed = r#"exec 3<&-; exec env LISTEN_FDS=1 LISTEN_PID=$$ "$0" "$@""#;
     expect_error(&mut shell(closed, &[ANY_PORT]), 1, &[none]);
     // It is one after the other, and the first one is fine.
@@ -567,6 +621,7 @@ fn a_manager_that_never_reads_holds_up_neither_the_echo_nor_the_drain() {
     expect_bytes(&mut stalled, &message[..sent]);
     leave(stalled);
     assert_eq!(daemon.wait().code(), Some(0), "log: {}", daemon.log());
+    // STOPPING=1 found no room, and READY=1 none until the end.
     let warnings = daemon.log().matches("cannot notify the service manager").count();
     assert_eq!(warnings, 2, "log: {}", daemon.log());
     daemon.expect_counters_add_up();
@@ -590,4 +645,120 @@ fn a_manager_that_is_busy_at_the_start_hears_ready_later() {
     }
     assert_eq!(heard(&manager), "READY=1");
     bare.end();
+}
+
+// WATCHDOG_USEC
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What a manager hears. It is read at once: few messages fit into its queue.
+fn ear(manager: UnixDatagram) -> Receiver<String> {
+    manager.set_read_timeout(None).expect("no deadline");
+    let (said, heard_so_far) = mpsc::channel();
+    thread::spawn(move || while said.send(heard(&manager)).is_ok() {});
+    heard_so_far
+}
+
+/// Waits for this message, and returns those before it.
+#[track_caller]
+fn until(ear: &Receiver<String>, message: &str) -> Vec<String> {
+    let next = || ear.recv_timeout(DEADLINE).expect("a message");
+    std::iter::repeat_with(next).take_while(|heard| heard != message).collect()
+}
+
+#[track_caller]
+fn expect_keepalives(ear: &Receiver<String>) {
+    for _ in 0..5 {
+        let others = until(ear, "WATCHDOG=1");
+        assert!(others.is_empty(), "{others:?}");
+    }
+}
+
+/// Whether nothing is heard for twenty times as long as the pause between two keepalives.
+fn is_silent(ear: &Receiver<String>) -> bool {
+    while ear.recv_timeout(PAUSE / 2).is_ok() {}
+    ear.recv_timeout(20 * PAUSE).is_err()
+}
+
+#[test]
+fn keepalives_come_while_the_daemon_runs_and_drains_and_stop_while_it_is_stopped() {
+    let folder = Folder::new("watchdog");
+    let (manager, path) = manager(&folder);
+    let ear = ear(manager);
+    let mut command = Command::new(ECHOD);
+    command.args(["--drain-timeout", "1h", ANY_PORT]).env("NOTIFY_SOCKET", &path);
+    let time = (2 * PAUSE).as_micros().to_string();
+    let mut daemon = Daemon::spawn(command.env("WATCHDOG_USEC", time));
+    // It comes from another thread than the first keepalives.
+    until(&ear, "READY=1");
+    expect_keepalives(&ear);
+    halt(&daemon);
+    assert!(is_silent(&ear));
+    resume(&daemon);
+    expect_keepalives(&ear);
+    let message = pattern(64 * 1024 * 1024, 4);
+    let (mut stalled, sent) = stalled(&daemon, &message);
+    daemon.signal(Signal::SIGTERM);
+    until(&ear, "STOPPING=1");
+    expect_keepalives(&ear);
+    expect_bytes(&mut stalled, &message[..sent]);
+    leave(stalled);
+    assert_eq!(daemon.wait().code(), Some(0), "log: {}", daemon.log());
+}
+
+/// A source that keeps the loop for as long as somebody holds the lock.
+struct Hanging(Arc<Mutex<()>>);
+
+impl EventSource for Hanging {
+    fn register(&mut self, _: &LoopHandle<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn notify(&mut self, _: Notification, _: &LoopHandle<'_>) -> io::Result<Action> {
+        drop(self.0.lock());
+        Ok(Action::Continue)
+    }
+}
+
+#[test]
+fn keepalives_stop_while_the_loop_hangs() {
+    let folder = Folder::new("hanging");
+    let (manager, path) = manager(&folder);
+    let ear = ear(manager);
+    let config = Config::builder().endpoint(any_port()).build().expect("a configuration");
+    let mut server = Server::bind(&config).expect("bind");
+    let there = ServiceManager::at(path.into()).expect("a manager");
+    let watchdog = Watchdog::new(there, 2 * PAUSE, Instant::now());
+    server.add_source(Box::new(watchdog)).expect("add");
+    let lock = Arc::new(Mutex::new(()));
+    let waker = server.add_source(Box::new(Hanging(Arc::clone(&lock)))).expect("add");
+    let server = InProcess::run(server);
+    expect_keepalives(&ear);
+    let held = lock.lock().expect("lock");
+    waker.wake().expect("wake");
+    eventually("the loop hangs", || is_silent(&ear));
+    drop(held);
+    expect_keepalives(&ear);
+    server.stop();
+}
+
+#[test]
+fn a_watchdog_of_somebody_else_gets_nothing_and_one_that_cannot_be_read_is_one_clear_line() {
+    let folder = Folder::new("no-watchdog");
+    let (manager, path) = manager(&folder);
+    let mut command = Command::new(ECHOD);
+    command.arg(ANY_PORT).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000");
+    let mut daemon = Daemon::spawn(command.env("WATCHDOG_PID", "1"));
+    assert_eq!(heard(&manager), "READY=1");
+    daemon.last_questions();
+    assert_eq!(heard(&manager), "STOPPING=1");
+    command.env_remove("WATCHDOG_PID");
+    for time in ["0", "soon", "18446744073709551615"] {
+        let words = ["the variable WATCHDOG_USEC is", &format!("`{time}`")];
+        let command = command.env("WATCHDOG_USEC", time);
+        let output = common::output(command);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
+    }
 }

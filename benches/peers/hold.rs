@@ -24,7 +24,7 @@ pub fn start(cpu: usize, count: usize, address: &str) -> io::Result<Process> {
 
 /// The body of that process. It does not return.
 pub fn hold(count: usize, address: &str) -> io::Result<()> {
-    limits::raise_file_limit(0);
+    limits::raise_file_limit();
     let address = address.parse().map_err(io::Error::other)?;
     let held: Vec<TcpStream> =
         (0..count).map(|nth| connect(nth, address)).collect::<io::Result<_>>()?;

@@ -37,6 +37,7 @@ mod contender;
 mod error;
 mod hold;
 mod load;
+mod machine;
 mod measure;
 mod options;
 mod process;

@@ -33,7 +33,7 @@ fn expect_within(duration: Duration) {
 
 /// The connections that the limit of open files leaves room for.
 fn room() -> usize {
-    limits::raise_file_limit(0).saturating_sub(OWN_FILES)
+    limits::raise_file_limit().saturating_sub(OWN_FILES)
 }
 
 /// What a server must echo correctly: long streams with a half-close, short ones, and many connections

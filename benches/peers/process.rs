@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 /// A child that is killed when it is dropped.
 pub struct Process {
-    child: Child,
+    pub child: Child,
     stdout: BufReader<ChildStdout>,
 }
 
@@ -22,11 +22,9 @@ impl Process {
         Ok(Process { child, stdout: BufReader::new(stdout) })
     }
 
-    /// Starts this executable as [`pin`], which then becomes the command.
+    /// Starts a command on one core.
     pub fn pinned(cpu: usize, command: &[String]) -> io::Result<Process> {
-        let itself = std::env::current_exe()?;
-        let words = ["--pin".to_owned(), cpu.to_string(), "--".to_owned()];
-        Process::spawn(Command::new(itself).args(words).args(command))
+        Process::spawn(&mut pinned(cpu, command)?)
     }
 
     /// The next line that it prints, or `None` at the end.
@@ -58,6 +56,13 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// This executable as [`pin`], which then becomes the command.
+pub fn pinned(cpu: usize, command: &[String]) -> io::Result<Command> {
+    let mut pinned = Command::new(std::env::current_exe()?);
+    pinned.args(["--pin", &cpu.to_string(), "--"]).args(command);
+    Ok(pinned)
 }
 
 /// Replaces this process by the command, which then runs on that core only. The kernel kills it when

@@ -1,11 +1,10 @@
 //! What was measured, as Markdown and as JSON.
 
 use std::fmt::{self, Display, Formatter};
-use std::fs;
-use std::thread;
 
 use serde::Serialize;
 
+use crate::machine::Machine;
 use crate::sample::{Sample, median_ratio};
 use crate::servers::limit;
 use crate::workload::Workload;
@@ -18,14 +17,6 @@ pub struct Report {
     pub tables: Vec<Table>,
     pub memory: Vec<Memory>,
     pub start_ms: Option<f64>,
-}
-
-#[derive(Serialize)]
-pub struct Machine {
-    cpu: String,
-    cores: usize,
-    kernel: String,
-    congestion_control: String,
 }
 
 /// One workload in one placement.
@@ -111,33 +102,10 @@ impl Report {
     }
 }
 
-impl Machine {
-    /// The machine that this runs on.
-    fn new() -> Machine {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let cpuinfo = read("/proc/cpuinfo");
-        let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
-        Machine {
-            cpu: model.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown").into(),
-            cores: thread::available_parallelism().map_or(1, Into::into),
-            kernel: read("/proc/sys/kernel/osrelease").trim().into(),
-            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().into(),
-        }
-    }
-}
-
 impl Row {
     pub fn new(server: &str, rounds: Vec<Sample>, limit: &[Sample]) -> Row {
         let (median, to_limit) = (Sample::median(&rounds), median_ratio(&rounds, limit));
         Row { server: server.into(), median, to_limit, rounds }
-    }
-}
-
-impl Display for Machine {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        let Machine { cpu, cores, kernel, congestion_control } = self;
-        let s = if *cores == 1 { "" } else { "s" };
-        write!(f, "{cpu}, {cores} core{s}, Linux {kernel}, congestion control {congestion_control}")
     }
 }
 

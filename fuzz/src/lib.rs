@@ -1,6 +1,7 @@
 //! What the fuzz targets check.
 
-use echoloop::net::buffer::{Buffer, Pool};
+use echoloop::net::buffer::Buffer;
+use echoloop::net::pool::Pool;
 use echoloop::protocol::{Exchange, Framed, Kind, Protocol};
 
 /// Number of bytes that a connection may hold.

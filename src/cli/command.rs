@@ -1,21 +1,30 @@
 //! Parsing a command line, and error messages on stderr.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
+use rustix::stdio::stderr;
 
+use crate::cli::output::write_within;
 use crate::net::escape::one_line;
+
+/// How long an error message waits for a stderr that is full. The exit code says that there was one.
+const COMPLAINT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The `main` of a command: parses the command line, runs, and reports the error.
 pub fn main<T: Parser>(run: impl FnOnce(&T) -> io::Result<ExitCode>) -> ExitCode {
     match parse::<T>() {
-        Ok(options) => run(&options).unwrap_or_else(|e| {
-            complain(T::command().get_name(), &e.to_string());
-            ExitCode::FAILURE
-        }),
+        Ok(options) => run(&options).unwrap_or_else(|e| fail(T::command().get_name(), &e)),
         Err(exit) => exit,
     }
+}
+
+/// Reports an error and returns its exit code.
+pub fn fail(name: &str, why: &io::Error) -> ExitCode {
+    complain(name, &why.to_string());
+    ExitCode::FAILURE
 }
 
 /// Parses the command line of this process.
@@ -53,7 +62,8 @@ fn error_line(message: &str) -> String {
 }
 
 /// Writes one line to stderr that begins with the name of the command. Not `eprintln!`, which panics
-/// if stderr is closed.
+/// if stderr is closed, and waits for ever if it is a pipe that is full.
 pub fn complain(name: &str, why: &str) {
-    let _ = writeln!(io::stderr(), "{name}: {}", one_line(why));
+    let line = format!("{name}: {}\n", one_line(why));
+    let _ = write_within(stderr(), line.as_bytes(), COMPLAINT_TIMEOUT);
 }

@@ -1,6 +1,7 @@
 //! What the two commands share: how options are read and how errors are reported.
 
 mod command;
+pub mod output;
 pub mod units;
 
-pub use command::{complain, main, parse, usage};
+pub use command::{complain, fail, main, parse, usage};

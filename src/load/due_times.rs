@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::load::clock::Nanos;
+use crate::load::rate::Rate;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -13,7 +14,7 @@ pub(super) const ENDLESS: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct OpenLoop {
     /// Messages a second of the whole run.
-    pub(super) rate: u64,
+    pub(super) rate: Rate,
     /// Number of messages of the whole run.
     pub(super) messages: u64,
     /// Number of connections of the whole run.
@@ -55,14 +56,19 @@ impl OpenLoop {
 
 /// Returns when a message of the whole run is due after the start. Integers give every second exactly
 /// as many messages as were asked for, at any rate.
-pub(super) fn due(number: u64, rate: u64) -> Nanos {
-    let part = (number % rate).saturating_mul(SECOND) / rate;
-    (number / rate).saturating_mul(SECOND).saturating_add(part)
+pub(super) fn due(number: u64, rate: Rate) -> Nanos {
+    let (period, rest) = (rate.seconds * SECOND, number % rate.count);
+    let part = match rest.checked_mul(period) {
+        Some(product) => product / rate.count,
+        None => (u128::from(rest) * u128::from(period) / u128::from(rate.count)) as Nanos,
+    };
+    (number / rate.count).saturating_mul(period).saturating_add(part)
 }
 
 /// Returns the number of messages of the whole run that are due before a time.
-pub(super) fn due_before(after_start: Nanos, rate: u64) -> u64 {
-    let messages = (u128::from(after_start) * u128::from(rate)).div_ceil(SECOND.into());
+pub(super) fn due_before(after_start: Nanos, rate: Rate) -> u64 {
+    let messages = u128::from(after_start) * u128::from(rate.count);
+    let messages = messages.div_ceil((rate.seconds * SECOND).into());
     messages.try_into().unwrap_or(ENDLESS)
 }
 
@@ -77,9 +83,15 @@ mod tests {
 
     #[test]
     fn a_message_that_is_due_was_not_due_before() {
-        for rate in [1, 3, 1800, 65_537, 999_999_937] {
+        let rates = [1, 3, 7, 500, 1500, 65_537, 18_001_001, 999_999_937];
+        let thousandths = rates.map(Rate::from_thousandths);
+        for rate in rates.map(Rate::from).into_iter().chain(thousandths) {
             for number in [0, 1, 2, 999, 1_000_003, 7_777_777_777] {
                 let due = due(number, rate);
+                if due == ENDLESS {
+                    // After centuries.
+                    continue;
+                }
                 assert_eq!(due_before(due, rate), number, "message {number} of {rate}/s");
                 assert_eq!(due_before(due + 1, rate), number + 1, "message {number} of {rate}/s");
             }

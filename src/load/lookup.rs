@@ -61,6 +61,7 @@ impl Lookup {
                 found.version.fetch_add(1, Ordering::Release);
             }
         };
+        // It shares the file table of the loop: a copy would keep open what the loop closes.
         let thread = thread::Builder::new().name("lookup".into()).spawn(look_up).ok();
         *begun = Some(Begun { at: now, thread });
     }

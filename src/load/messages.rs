@@ -133,7 +133,7 @@ pub enum Failure {
 }
 
 /// The most bytes that one send or one receive handles.
-pub(crate) const CHUNK: usize = 64 * 1024;
+pub(crate) const CHUNK: usize = 256 * 1024;
 
 /// What all clients of a run do alike.
 #[derive(Debug, Clone, Copy)]

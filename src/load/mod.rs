@@ -18,9 +18,9 @@
 //! let server = std::thread::spawn(move || server.run());
 //!
 //! let plan = Plan::builder(targets).connections(10).stop(Stop::Messages(1000)).build()?;
-//! let results = Run::new(&plan)?.run(|interval| println!("{interval}"))?;
+//! let results = Run::new(&plan)?.run(|update| println!("{update}"))?;
 //! assert_eq!(results.messages.echoed, 1000);
-//! println!("{} us", results.latency.summary().p99);
+//! println!("{:?}", results.latency.summary());
 //!
 //! server_stopper.stop()?;
 //! server.join().expect("no panic")?;
@@ -49,6 +49,7 @@ pub mod outage;
 pub mod payload;
 mod pipeline;
 pub mod plan;
+pub mod rate;
 pub mod results;
 pub mod run;
 pub mod schedule;
@@ -56,5 +57,6 @@ pub mod shape;
 mod worker;
 
 pub use plan::{Addresses, Plan, PlanBuilder, PlanError, Stop};
-pub use results::{Interval, Results};
+pub use rate::Rate;
+pub use results::{Interval, Results, Update};
 pub use run::{Run, Stopper};

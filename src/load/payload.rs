@@ -3,8 +3,8 @@
 //! Every byte of a connection's stream is a function of the seed, the connection and the offset of the
 //! byte: it is a byte of the [noise](crate::load::noise), or, with a framing, a part of a header or a
 //! newline, which follow from the number of the message. The length of a message follows from its
-//! number too. So nothing has to be kept until it comes back, every message differs from all others,
-//! and a misplaced byte is found, wherever it belongs.
+//! number too. So nothing has to be kept until it comes back. A misplaced byte is found wherever it
+//! belongs; the noise says what it cannot tell apart.
 //!
 //! (One file: making bytes and checking them must agree.)
 
@@ -65,12 +65,17 @@ impl Payload {
         let fixed_length = NonZero::new(min).filter(|_| min == max);
         let is_plain = shape.is_plain();
         let plain_length = fixed_length.filter(|_| is_plain);
-        Payload { noise: noise.into(), shape, is_plain, fixed_length, plain_length }
+        let noise: Arc<Noise> = noise.into();
+        let noise = match fixed_length {
+            Some(length) => noise.for_messages(length),
+            None => noise,
+        };
+        Payload { noise, shape, is_plain, fixed_length, plain_length }
     }
 
     /// Returns the beginning of the stream of the connection with this number.
     pub fn start(&self, connection: u64) -> Cursor {
-        let place = Place::at(self.noise.key(connection), 0);
+        let place = self.noise.start(connection);
         let mut start = Cursor { place, message: Message::default() };
         start.message.end = self.length(&start, 0);
         start
@@ -125,7 +130,7 @@ impl Payload {
     /// Moves a cursor forward by `n` bytes.
     #[inline]
     pub fn advance(&self, at: &mut Cursor, n: usize) {
-        at.place.advance(n);
+        self.noise.advance(&mut at.place, n as u64);
         if self.fixed_length.is_none() {
             self.pass_messages(at);
         }
@@ -141,7 +146,7 @@ impl Payload {
 
     /// Returns the place `n` bytes before another one.
     pub(super) fn back(&self, mut at: Cursor, n: u64) -> Cursor {
-        at.place = Place::at(at.place.key(), at.offset() - n);
+        self.noise.go_back(&mut at.place, n);
         let Message { mut number, mut end } = at.message;
         while self.fixed_length.is_none() && end - self.length(&at, number) > at.offset() {
             end -= self.length(&at, number);
@@ -157,9 +162,9 @@ impl Payload {
     }
 
     /// Returns the `length` bytes that follow a place. They are borrowed from the noise, or copied to
-    /// `room` if they reach into the next block, which few messages do, or have a framing.
+    /// `room` if the delimiter of a message is among them.
     pub fn bytes<'a>(&'a self, at: &Cursor, length: usize, room: &'a mut [u8]) -> &'a [u8] {
-        if self.is_plain
+        if (self.is_plain || self.count_noise(at) >= length as u64)
             && let Some(bytes) = self.noise.rest(&at.place).get(..length)
         {
             return bytes;
@@ -167,6 +172,16 @@ impl Payload {
         let room = &mut room[..length];
         self.fill(*at, room);
         room
+    }
+
+    /// Returns the number of bytes after a place that are bytes of the noise, as far as the message that
+    /// contains the next byte is concerned.
+    #[cold]
+    fn count_noise(&self, at: &Cursor) -> u64 {
+        let Message { number, end } = self.message(at);
+        let noise = self.length(at, number) - self.shape.header_length();
+        let rest = end - at.offset();
+        if rest > noise || *self.shape.framing() == Kind::Line { 0 } else { rest }
     }
 
     /// Fills a buffer with the bytes that follow a place.
@@ -204,14 +219,14 @@ impl Payload {
 
     /// Moves a cursor over bytes that came back, and returns the number of whole messages before it. This
     /// is the usual case, which has to be fast. `None`, and nothing is moved, where the case is another
-    /// one: the messages are not plain, a byte is wrong, or the bytes reach into the next block.
+    /// one: the messages are not plain, or a byte is wrong.
     #[inline]
     pub(super) fn pass_plain(&self, at: &mut Cursor, got: &[u8]) -> Option<u64> {
         let length = self.plain_length?;
         if !self.noise.rest(&at.place).starts_with(got) {
             return None;
         }
-        at.place.advance(got.len());
+        self.noise.advance(&mut at.place, got.len() as u64);
         Some(at.offset() / length)
     }
 
@@ -225,19 +240,25 @@ impl Payload {
 
     #[cold]
     fn count_delimited(&self, at: &Cursor, got: &[u8]) -> usize {
-        let mut at = *at;
+        let (mut at, mut left) = (*at, got);
         let mut room = [0; PIECE];
-        let mut right = 0;
-        for got in got.chunks(PIECE) {
-            let expected = &mut room[..got.len()];
-            self.fill(at, expected);
-            if got != expected {
-                return right + count_same(got, expected);
+        while !left.is_empty() {
+            let noise = self.count_noise(&at).min(left.len() as u64) as usize;
+            let (now, later) = left.split_at(if noise > 0 { noise } else { left.len().min(PIECE) });
+            let right = if noise > 0 {
+                self.noise.count_right(&at.place, now)
+            } else {
+                let expected = &mut room[..now.len()];
+                self.fill(at, expected);
+                if now == expected { now.len() } else { count_same(now, expected) }
+            };
+            if right < now.len() {
+                return got.len() - left.len() + right;
             }
-            self.advance(&mut at, got.len());
-            right += got.len();
+            self.advance(&mut at, right);
+            left = later;
         }
-        right
+        got.len()
     }
 }
 
@@ -260,7 +281,7 @@ impl Payload {
         room: &'a mut [u8],
     ) -> &'a [u8] {
         let datagram = &mut room[..self.length(stream, number) as usize];
-        self.noise.fill(datagram_place(stream, number), datagram);
+        self.noise.fill(self.datagram_place(stream, number), datagram);
         if let Some(head) = datagram.first_chunk_mut() {
             *head = (number.wrapping_mul(SPREAD) ^ stream.place.key()).to_be_bytes();
         }
@@ -269,15 +290,21 @@ impl Payload {
 
     /// Returns whether this is the datagram with this number, every byte of it.
     pub(super) fn is_datagram(&self, stream: &Cursor, number: u64, got: &[u8]) -> bool {
-        let mut place = datagram_place(stream, number);
+        let mut place = self.datagram_place(stream, number);
         let noise = match stream.datagram_number(got) {
             Some(found) if found != number => return false,
             Some(_) => &got[NUMBER..],
             None => got,
         };
-        place.advance(got.len() - noise.len());
+        self.noise.advance(&mut place, (got.len() - noise.len()) as u64);
         self.length(stream, number) == got.len() as u64
             && self.noise.count_right(&place, noise) == noise.len()
+    }
+
+    fn datagram_place(&self, stream: &Cursor, number: u64) -> Place {
+        let mut place = stream.place;
+        self.noise.advance(&mut place, number * u64::from(u16::MAX));
+        place
     }
 }
 
@@ -289,10 +316,6 @@ impl Cursor {
         let head: &[u8; NUMBER] = got.first_chunk()?;
         Some((u64::from_be_bytes(*head) ^ self.place.key()).wrapping_mul(GATHER))
     }
-}
-
-fn datagram_place(stream: &Cursor, number: u64) -> Place {
-    Place::at(stream.place.key(), number * u64::from(u16::MAX))
 }
 
 /// Returns the random number of a message, which determines its length and its type.
@@ -407,6 +430,56 @@ mod tests {
             assert_ne!(first, bytes(&payload_1, payload_1.start(1), 64));
             let payload_2 = payload(2, framing);
             assert_ne!(first, bytes(&payload_2, payload_2.start(0), 64));
+        }
+    }
+
+    fn of_one_length(framing: &str, length: u64) -> Payload {
+        let shape = Shape::new(framing.parse().expect(framing), Some(length..=length));
+        Payload::new(Noise::new(6), shape.expect("a shape"))
+    }
+
+    #[test]
+    fn bytes_that_are_misplaced_by_any_multiple_of_any_power_of_two_are_found() {
+        for (framing, length) in [("raw", 64), ("raw", 1000), ("line", 64), ("length:u32", 64)] {
+            let payload = of_one_length(framing, length);
+            let message = bytes(&payload, payload.start(5), 64);
+            for (power, factor) in (0..=30).flat_map(|n| (1..100).map(move |m| (n, m))) {
+                let at = at(&payload, 5, factor << power);
+                let right = payload.count_right(&at, &message);
+                assert!(right < 64, "{framing} of {length} bytes, {factor} * 2^{power}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_message_that_change_places_are_found() {
+        const MESSAGE: usize = 1024 * 1024;
+        for framing in ["raw", "line", "length:u32"] {
+            let payload = of_one_length(framing, MESSAGE as u64);
+            let whole = bytes(&payload, payload.start(9), MESSAGE);
+            for length in (2..20).map(|n| 1 << n) {
+                let last = MESSAGE / length - 1;
+                for (one, other) in [(0, 1), (0, last), (last / 3, last)] {
+                    let mut swapped = whole.clone();
+                    let (before, behind) = swapped.split_at_mut(other * length);
+                    before[one * length..][..length].swap_with_slice(&mut behind[..length]);
+                    let right = payload.count_right(&payload.start(9), &swapped);
+                    assert_eq!(right, count_same(&whole, &swapped), "{framing}");
+                    assert!((one * length..(one + 1) * length).contains(&right), "{framing}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_messages_are_sent_from_where_the_noise_lies() {
+        for (framing, header) in [("raw", 0), ("length:u32", 4)] {
+            let payload = of_one_length(framing, 1024 * 1024);
+            for offset in [header, 100, 65_536, 1_044_480, 1_048_576 + header] {
+                // Without room, nothing can be copied.
+                let sent = payload.bytes(&at(&payload, 5, offset), 4096, &mut []).to_vec();
+                assert_eq!(sent, bytes(&payload, at(&payload, 5, offset), 4096), "{framing}");
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::load::rate::Rate;
 use crate::load::shape::Shape;
 use crate::net::address::Address;
 use crate::net::endpoint::Endpoint;
@@ -38,8 +39,8 @@ pub struct Plan {
     pub(crate) threads: usize,
     pub(crate) shape: Shape,
     pub(crate) pipeline: usize,
-    pub(crate) rate: Option<u64>,
-    pub(crate) connect_rate: Option<u64>,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) connect_rate: Option<Rate>,
     /// `None`: a connection stays.
     pub(crate) messages_per_connection: Option<u64>,
     /// Whether a lost connection is made again.
@@ -181,15 +182,15 @@ impl PlanBuilder {
         self
     }
 
-    /// Sets the number of messages a second on all connections together, at least 1: an open loop.
+    /// Sets the number of messages a second on all connections together, more than 0: an open loop.
     /// `None` is a closed loop, as fast as it goes.
-    pub fn rate(mut self, rate: impl Into<Option<u64>>) -> PlanBuilder {
+    pub fn rate(mut self, rate: impl Into<Option<Rate>>) -> PlanBuilder {
         self.plan.rate = rate.into();
         self
     }
 
-    /// Sets the number of new connections a second, at least 1. `None` is as fast as it goes.
-    pub fn connect_rate(mut self, connect_rate: impl Into<Option<u64>>) -> PlanBuilder {
+    /// Sets the number of new connections a second, more than 0. `None` is as fast as it goes.
+    pub fn connect_rate(mut self, connect_rate: impl Into<Option<Rate>>) -> PlanBuilder {
         self.plan.connect_rate = connect_rate.into();
         self
     }
@@ -316,8 +317,8 @@ impl PlanBuilder {
             ),
             ((1..=MAX_THREADS).contains(&plan.threads), "threads must be from 1 to 256"),
             (plan.threads <= plan.connections, "threads must not be more than connections"),
-            (plan.rate != Some(0), "rate must be at least 1"),
-            (plan.connect_rate != Some(0), "connect-rate must be at least 1"),
+            (is_positive(plan.rate), "rate must be more than 0"),
+            (is_positive(plan.connect_rate), "connect-rate must be more than 0"),
         ];
         match rules.into_iter().chain(self.connection_rules()).find(|&(holds, _)| !holds) {
             Some((_, rule)) => Err(rule.into()),
@@ -379,6 +380,10 @@ impl fmt::Display for PlanError {
 
 impl Error for PlanError {}
 
+fn is_positive(rate: Option<Rate>) -> bool {
+    rate.is_none_or(|rate| rate.count > 0)
+}
+
 fn non_zero(duration: Duration) -> Option<Duration> {
     Some(duration).filter(|duration| !duration.is_zero())
 }
@@ -401,7 +406,7 @@ mod tests {
     fn the_defaults_are_a_plan() {
         assert!(builder().build().is_ok());
         let optional = builder().timeout(Duration::ZERO).interval(Duration::ZERO);
-        let plan = optional.rate(1).rate(None).build().expect("a plan");
+        let plan = optional.rate(Rate::from(1)).rate(None).build().expect("a plan");
         assert_eq!((plan.timeout, plan.interval, plan.rate), (None, None, None));
     }
 
@@ -429,8 +434,8 @@ mod tests {
             (builder().threads(0), "threads must be from"),
             (builder().connections(1000).threads(257), "threads must be from"),
             (builder().connections(2).threads(5), "threads must not be more"),
-            (builder().rate(0), "rate"),
-            (builder().connect_rate(0), "connect-rate"),
+            (builder().rate(Rate::from(0)), "rate"),
+            (builder().connect_rate(Rate::from(0)), "connect-rate"),
             (builder().source_ips(vec!["::1".parse().unwrap()]), "source-ip ::1"),
         ] {
             let error = builder.build().expect_err(setting).to_string();
@@ -445,7 +450,8 @@ mod tests {
             builder().lengths(1..=1024 * 1024 * 1024),
             builder().connections(1_000_000).pipeline(16).threads(256),
             builder().connections(1).pipeline(1_000_000),
-            builder().interval(Duration::from_millis(10)).rate(1).connect_rate(1),
+            builder().interval(Duration::from_millis(10)),
+            builder().rate(Rate::from_thousandths(1)).connect_rate(Rate::from_thousandths(1)),
             builder().stop(Stop::Messages(1)).reconnect(true),
             builder().messages_per_connection(5).pipeline(5),
             builder().source_ips(vec![[127, 0, 0, 9].into()]),

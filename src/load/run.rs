@@ -17,8 +17,9 @@ use crate::load::noise::Noise;
 use crate::load::payload::Payload;
 use crate::load::plan::Plan;
 use crate::load::results::pauses::Pauses;
-use crate::load::results::series::{Interval, Series, Snapshot};
+use crate::load::results::series::{Series, Snapshot, Update};
 use crate::load::results::statistics::Statistics;
+use crate::load::results::whole_run::SHORT;
 use crate::load::results::{Generator, Results};
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
@@ -84,22 +85,20 @@ impl Run {
         Stopper(Arc::clone(&self.coordination))
     }
 
-    /// Runs to the end. `observe` is called with each interval when it is over, on this thread. If it is
-    /// slow, intervals become longer, and the load goes on.
+    /// Runs to the end. `observe` is called on this thread, once for each interval of the plan. If it is
+    /// slow, intervals become longer, and the load goes on; but the run does not end before it returns.
     ///
     /// # Errors
     /// A thread could not be started, or a poll failed. What fails on one connection is part of the
     /// results.
-    pub fn run(mut self, mut observe: impl FnMut(&Interval)) -> io::Result<Results> {
+    pub fn run(mut self, mut observe: impl FnMut(&Update)) -> io::Result<Results> {
         let workers = mem::take(&mut self.workers);
         let mut series = Series::new(workers.len());
         let threads: Vec<_> = workers.into_iter().map(|worker| self.start(worker)).collect();
-        let mut intervals = Vec::new();
         // The channel ends when all loops have ended.
         for snapshot in &self.snapshots {
-            if let Some(interval) = series.add(snapshot) {
-                observe(&interval);
-                intervals.push(interval);
+            if let Some(update) = series.add(snapshot) {
+                observe(&update);
             }
         }
         let finished = threads.into_iter().map(|thread| match thread?.join() {
@@ -107,12 +106,13 @@ impl Run {
             Err(_) => Err(io::Error::other("a loop panicked")),
         });
         let finished = finished.collect::<io::Result<_>>()?;
-        Ok(Results { intervals, ..self.results(finished) })
+        Ok(self.results(finished))
     }
 
     fn start(&self, worker: Task) -> io::Result<JoinHandle<io::Result<Finished>>> {
         let guard = StopUnlessFinished(Some(self.stopper()));
         thread::Builder::new().name("load".into()).spawn(move || {
+            own_files();
             let finished = worker()?;
             guard.finish();
             Ok(finished)
@@ -127,7 +127,9 @@ impl Run {
         let (mut elapsed, mut by_connection) = (Duration::ZERO, Vec::new());
         let (mut pauses, mut addresses) = (Pauses::default(), Vec::new());
         let start = self.coordination.start().unwrap_or(0);
-        self.coordination.outages().close(self.coordination.clock.now(), true);
+        // Since then, a slow observer may have been waited for.
+        let ended = finished.iter().map(|loop_| loop_.ended).max().unwrap_or(0);
+        self.coordination.outages().close(ended, true);
         for loop_ in finished {
             let Finished { mut workload, usage: used, .. } = loop_;
             pauses.add(&loop_.pauses);
@@ -144,8 +146,13 @@ impl Run {
             demand = demand.max(used.demand());
             usage = usage + used;
         }
-        let cpu = usage.cpu.as_secs_f64() / usage.wall.as_secs_f64().max(f64::MIN_POSITIVE);
-        let generator = Generator { cpu, demand, lag: sum.lag, pauses };
+        let is_long_enough = elapsed >= SHORT;
+        let generator = Generator {
+            cpu: is_long_enough.then(|| usage.used()),
+            demand: is_long_enough.then_some(demand),
+            lag: sum.lag,
+            pauses,
+        };
         let outages = self.coordination.outages().outages(start);
         let results = Results::new(self.plan, sum);
         let results = Results { elapsed, interrupted, by_connection, generator, ..results };
@@ -153,6 +160,14 @@ impl Run {
         debug_assert!(results.is_complete(), "messages are missing: {:?}", results.messages);
         results
     }
+}
+
+/// Gives this thread a file table of its own. While a table is shared, the kernel counts the references to
+/// a file in each call with atomic operations: one percent of a message. Where it is refused, only that is
+/// lost.
+fn own_files() {
+    #[cfg(target_os = "linux")]
+    let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES);
 }
 
 /// Returns a loop that drives clients of the type `C`.
@@ -200,6 +215,7 @@ mod tests {
 
     use super::*;
     use crate::load::plan::{PlanBuilder, Stop};
+    use crate::load::rate::Rate;
     use crate::net::address::Address;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -223,8 +239,11 @@ mod tests {
             let plan = plan().stop(stop).interval(Duration::from_millis(10)).build().unwrap();
             let mut observed = Vec::new();
             let run = Run::new(&plan).expect("a run");
-            let results = run.run(|interval| observed.push(interval.clone())).expect("results");
-            assert_eq!(results.intervals, observed);
+            let results = run.run(|update| match update {
+                Update::Interval(interval) => observed.push(interval.clone()),
+                Update::Connecting(_) => {}
+            });
+            let results = results.expect("results");
             assert_eq!(observed.iter().map(|i| i.echoed).sum::<u64>(), results.messages.echoed);
             let length: Duration = observed.iter().map(|i| i.length).sum();
             assert_eq!(Some(length), observed.last().map(|i| i.elapsed));
@@ -237,12 +256,12 @@ mod tests {
     #[test]
     fn a_stopper_ends_a_run_early_from_another_thread() {
         let interval = Duration::from_millis(10);
-        for plan in [plan(), plan().rate(100), plan().reconnect(true)] {
+        for plan in [plan(), plan().rate(Rate::from(100)), plan().reconnect(true)] {
             let plan = plan.stop(Stop::After(LONG)).interval(interval).build().unwrap();
             let (run, begun) = (Run::new(&plan).expect("a run"), Instant::now());
             let stopper = run.stopper();
-            let results = run.run(|interval| {
-                if interval.echoed > 0 {
+            let results = run.run(|update| {
+                if matches!(update, Update::Interval(interval) if interval.echoed > 0) {
                     let stopper = stopper.clone();
                     thread::spawn(move || stopper.stop());
                 }

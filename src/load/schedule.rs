@@ -285,11 +285,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::load::rate::Rate;
     use crate::net::address::Address;
 
     fn plan(rate: u64, warm_up: u64, stop: Stop) -> Plan {
         let target = Address::Tcp(([127, 0, 0, 1], 7).into());
-        let plan = Plan::builder(vec![target]).connections(7).threads(2).rate(rate).stop(stop);
+        let plan =
+            Plan::builder(vec![target]).connections(7).threads(2).rate(Rate::from(rate)).stop(stop);
         plan.warm_up(Duration::from_secs(warm_up)).build().unwrap()
     }
 
@@ -358,6 +360,6 @@ mod tests {
         }
         assert_eq!(dues.len(), 300);
         assert!(dues.is_sorted());
-        assert_eq!(dues[..4], [1, 3, 5, 8].map(|number| due(number, 1800)));
+        assert_eq!(dues[..4], [1, 3, 5, 8].map(|number| due(number, Rate::from(1800))));
     }
 }

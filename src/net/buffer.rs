@@ -13,20 +13,12 @@
 //!   +-----------+---------------+------------------+
 //! ```
 //!
-//! Pages are mapped, not allocated. An allocator returns memory to the system only from the end of its
-//! heap, where one small allocation that outlives a burst keeps all of the burst.
-//!
-//! (One file: page, buffer and pool know the insides of each other.)
+//! (The pages and their pool are in [`pool`](crate::net::pool).)
 
 use std::io;
 use std::mem;
-use std::ops::{Deref, DerefMut};
 
-use memmap2::MmapMut;
-
-/// Number of bytes in unused pages that a pool keeps for the next burst (at least one page). The system
-/// gets the rest back.
-const SPARE_BYTES: usize = 1024 * 1024;
+use crate::net::pool::{Page, Pool};
 
 /// A buffer that has to wait leaves its page when it fills less than one part in this many: a thousand
 /// stalled readers with ten bytes each should not keep a thousand pages.
@@ -42,15 +34,6 @@ const MAX_COPIED: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Buffer(Option<Box<Page>>);
 
-/// The bytes of the queue are `memory[start..end]`. The cursors are part of the page and not of the
-/// [`Buffer`], so that an empty buffer costs a connection one pointer.
-#[derive(Debug)]
-struct Page {
-    memory: Memory,
-    start: usize,
-    end: usize,
-}
-
 /// A page taken out of a buffer for one recv. It holds the bytes of the buffer, and the room behind them.
 /// [`Buffer::fill`] or [`Buffer::restore`] puts it back.
 #[derive(Debug)]
@@ -64,34 +47,6 @@ impl Room {
     }
 }
 
-#[derive(Debug)]
-enum Memory {
-    /// A page of the pool.
-    Pooled(MmapMut),
-    /// Just enough for a few bytes that wait.
-    Exact(Box<[u8]>),
-}
-
-impl Deref for Memory {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Memory::Pooled(memory) => memory,
-            Memory::Exact(memory) => memory,
-        }
-    }
-}
-
-impl DerefMut for Memory {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match self {
-            Memory::Pooled(memory) => memory,
-            Memory::Exact(memory) => memory,
-        }
-    }
-}
-
 impl Buffer {
     /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
@@ -101,18 +56,18 @@ impl Buffer {
 
     /// Returns the number of bytes.
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |page| page.end - page.start)
+        self.0.as_ref().map_or(0, |page| page.len())
     }
 
     /// Returns whether there is no room for one more byte.
     pub fn is_full(&self, pool: &Pool) -> bool {
-        self.len() == pool.page_size
+        self.len() == pool.page_size()
     }
 
     /// Returns the bytes, oldest first.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
-            Some(page) => &page.memory[page.start..page.end],
+            Some(page) => page.bytes(),
             None => &[],
         }
     }
@@ -120,38 +75,36 @@ impl Buffer {
     /// Takes the page out, or an empty one from the pool, for a recv behind the bytes.
     ///
     /// # Errors
-    /// The system has no memory left. The bytes stay in the buffer.
+    /// `OutOfMemory`; see [`Pool`]. The bytes stay in the buffer.
     #[expect(clippy::inline_always, reason = "a call would cost each recv eleven instructions")]
     #[inline(always)]
     pub fn room(&mut self, pool: &mut Pool) -> io::Result<Room> {
         match self.0.take() {
             None => pool.take().map(Room),
-            Some(page) => self.grow(page, pool),
+            Some(page) => self.grow(page, 1, pool),
         }
     }
 
-    /// Makes all of a page that does not hold bytes available behind them.
+    /// Makes room for `more` bytes behind those of a page, and for as many as a page from the pool has.
     #[inline(never)]
-    fn grow(&mut self, mut page: Box<Page>, pool: &mut Pool) -> io::Result<Room> {
-        let bytes = page.start..page.end;
-        if matches!(page.memory, Memory::Pooled(_)) {
-            (page.start, page.end) = (0, bytes.len());
-            if bytes.start > 0 {
-                page.memory.copy_within(bytes, 0);
-            }
-            return Ok(Room(page));
-        }
-        match pool.take() {
-            Ok(mut larger) => {
-                larger.end = bytes.len();
-                larger.memory[..bytes.len()].copy_from_slice(&page.memory[bytes]);
-                Ok(Room(larger))
-            }
-            Err(e) => {
-                self.0 = Some(page);
-                Err(e)
+    fn grow(&mut self, mut page: Box<Page>, more: usize, pool: &mut Pool) -> io::Result<Room> {
+        let needed = page.len() + more;
+        if page.memory.len() < needed.max(pool.share()) && needed <= pool.page_size() {
+            match pool.take_at_least(needed) {
+                Ok(mut larger) => {
+                    larger.hold(page.bytes());
+                    pool.put(page);
+                    return Ok(Room(larger));
+                }
+                Err(e) if page.memory.len() < needed => {
+                    self.0 = Some(page);
+                    return Err(e);
+                }
+                Err(_) => {}
             }
         }
+        page.compact();
+        Ok(Room(page))
     }
 
     /// Puts the page back after a recv has filled the first `n` bytes of its room, at least 1.
@@ -178,7 +131,7 @@ impl Buffer {
     #[inline]
     pub fn consume(&mut self, n: usize, pool: &mut Pool) {
         let Some(page) = &mut self.0 else { return };
-        debug_assert!(n <= page.end - page.start);
+        debug_assert!(n <= page.len());
         page.start += n;
         if page.start == page.end {
             self.release(pool);
@@ -188,13 +141,16 @@ impl Buffer {
     /// Adds a copy of `bytes`. Returns false, and adds nothing, if they do not fit.
     ///
     /// # Errors
-    /// The system has no memory left.
+    /// `OutOfMemory`; see [`Pool`]. Nothing was added.
     pub fn append(&mut self, bytes: &[u8], pool: &mut Pool) -> io::Result<bool> {
-        if bytes.len() > pool.page_size - self.len() {
+        if bytes.len() > pool.page_size() - self.len() {
             return Ok(false);
         }
         if !bytes.is_empty() {
-            let mut room = self.room(pool)?;
+            let mut room = match self.0.take() {
+                None => pool.take_at_least(bytes.len()).map(Room),
+                Some(page) => self.grow(page, bytes.len(), pool),
+            }?;
             room.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
             self.fill(room, bytes.len());
         }
@@ -205,7 +161,7 @@ impl Buffer {
     /// do not fit. If the other buffer is empty, the two change pages, and only the rest is copied.
     ///
     /// # Errors
-    /// The system has no memory left. Nothing was moved.
+    /// `OutOfMemory`; see [`Pool`]. Nothing was moved.
     pub fn move_to(&mut self, other: &mut Buffer, n: usize, pool: &mut Pool) -> io::Result<bool> {
         debug_assert!(n <= self.len());
         if !other.is_empty() {
@@ -236,8 +192,8 @@ impl Buffer {
         }
     }
 
-    /// Is called when the bytes have to wait for an unknown time. A few bytes move to memory of just
-    /// their size, and the pool gets its page back.
+    /// Is called when the bytes have to wait for an unknown time. A few bytes move to a smaller page, or to
+    /// memory of just their size, and the pool gets its page back.
     #[inline]
     pub fn shrink(&mut self, pool: &mut Pool) {
         if !self.is_empty() {
@@ -247,76 +203,21 @@ impl Buffer {
 
     #[inline(never)]
     fn shrink_to_fit(&mut self, pool: &mut Pool) {
-        let bytes = self.bytes();
-        let is_pooled = matches!(&self.0, Some(page) if matches!(page.memory, Memory::Pooled(_)));
-        if !is_pooled || bytes.len() >= MAX_COPIED.min(pool.page_size / SPARSE) {
+        let Some(page) = &mut self.0 else { return };
+        if page.len() >= MAX_COPIED.min(page.memory.len() / SPARSE) {
             return;
         }
-        let exact = Page { start: 0, end: bytes.len(), memory: Memory::Exact(bytes.into()) };
-        if let Some(page) = self.0.replace(Box::new(exact)) {
-            pool.put(page);
+        // Without memory for a smaller page the bytes stay where they are.
+        if let Ok(smaller) = pool.copy_of(page.bytes()) {
+            pool.put(mem::replace(page, smaller));
         }
-    }
-}
-
-/// The pages of one loop. All have one size: the most that a connection may hold in one direction.
-#[derive(Debug)]
-pub struct Pool {
-    page_size: usize,
-    #[expect(clippy::vec_box, reason = "a page moves between here and a buffer as one pointer")]
-    /// Unused pages, within the capacity that it was made with.
-    spare: Vec<Box<Page>>,
-    /// Number of pages that exist, in the pool or in use.
-    mapped: usize,
-}
-
-impl Pool {
-    /// Makes a pool of pages of `page_size` bytes, at least 1. No page is mapped yet.
-    pub fn new(page_size: usize) -> Pool {
-        let page_size = page_size.max(1);
-        let max_spare = (SPARE_BYTES / page_size).max(1);
-        Pool { page_size, spare: Vec::with_capacity(max_spare), mapped: 0 }
-    }
-
-    /// Returns the number of bytes of a page.
-    pub fn page_size(&self) -> usize {
-        self.page_size
-    }
-
-    /// Returns the number of pages that buffers hold now.
-    pub fn in_use(&self) -> usize {
-        self.mapped - self.spare.len()
-    }
-
-    #[inline]
-    fn take(&mut self) -> io::Result<Box<Page>> {
-        if let Some(page) = self.spare.pop() {
-            return Ok(page);
-        }
-        let memory = Memory::Pooled(MmapMut::map_anon(self.page_size)?);
-        self.mapped += 1;
-        Ok(Box::new(Page { memory, start: 0, end: 0 }))
-    }
-
-    fn put(&mut self, mut page: Box<Page>) {
-        let is_pooled = matches!(page.memory, Memory::Pooled(_));
-        if is_pooled && self.spare.len() < self.spare.capacity() {
-            (page.start, page.end) = (0, 0);
-            self.spare.push(page);
-        } else {
-            self.unmap(page);
-        }
-    }
-
-    #[inline(never)]
-    fn unmap(&mut self, page: Box<Page>) {
-        self.mapped -= usize::from(matches!(page.memory, Memory::Pooled(_)));
-        drop(page);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
 
     fn buffer_of(bytes: &[u8], pool: &mut Pool) -> Buffer {
@@ -379,10 +280,29 @@ mod tests {
         let mut pool = Pool::new(1024 * 1024);
         let mut many = buffer_of(&[7; MAX_COPIED], &mut pool);
         many.shrink(&mut pool);
-        assert_eq!(pool.in_use(), 1);
+        assert_eq!(many.0.as_ref().unwrap().memory.len(), pool.page_size());
         many.consume(1, &mut pool);
         many.shrink(&mut pool);
-        assert_eq!(pool.in_use(), 0);
+        assert_eq!(many.bytes(), [7; MAX_COPIED - 1]);
+        assert_eq!(many.0.as_ref().unwrap().memory.len(), MAX_COPIED, "a page of the system");
+    }
+
+    #[test]
+    fn a_message_grows_out_of_a_small_page_and_waits_whole_where_there_is_none() {
+        let mut pool = Pool::new(64 * 1024);
+        pool.set_limit(80 * 1024);
+        let mut message = buffer_of(&[7; 4096], &mut pool);
+        assert_eq!(message.0.as_ref().unwrap().memory.len(), 4096);
+        assert!(message.append(&vec![8; 60_000], &mut pool).unwrap());
+        assert_eq!((message.len(), message.bytes()[4095..4097].to_vec()), (64_096, vec![7, 8]));
+        let mut other = Buffer::default();
+        assert_eq!(
+            other.append(&vec![9; 20_000], &mut pool).unwrap_err().kind(),
+            ErrorKind::OutOfMemory
+        );
+        assert!(other.is_empty() && pool.is_short());
+        message.release(&mut pool);
+        assert!(!pool.is_short() && other.append(&vec![9; 20_000], &mut pool).unwrap());
     }
 
     #[test]
@@ -426,16 +346,5 @@ mod tests {
         assert_eq!((input.bytes(), output.bytes()), (&b""[..], &b"fghij"[..]));
         output.release(&mut pool);
         assert_eq!(pool.in_use(), 0);
-    }
-
-    #[test]
-    fn the_pool_keeps_a_few_spare_pages_and_frees_the_rest_of_a_burst() {
-        let page_size = SPARE_BYTES / 4;
-        let mut pool = Pool::new(page_size);
-        let burst: Vec<_> = (0..100).map(|_| pool.take().unwrap()).collect();
-        for page in burst {
-            pool.put(page);
-        }
-        assert_eq!((pool.spare.len(), pool.in_use()), (4, 0));
     }
 }

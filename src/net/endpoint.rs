@@ -90,6 +90,21 @@ impl Endpoint {
         matches!(&self.0, Kind::Ip { host: Host::Name(_), .. })
     }
 
+    /// Returns the number of its addresses; `None` for a name that has to be looked up.
+    #[doc(hidden)]
+    pub fn address_count(&self) -> Option<usize> {
+        match &self.0 {
+            Kind::Unix(_) | Kind::Ip { host: Host::Address(_), .. } => Some(1),
+            Kind::Ip { host: Host::EveryInterface, .. } => Some(2),
+            Kind::Ip { host: Host::Name(_), .. } => None,
+        }
+    }
+
+    /// Returns whether it is an IPv6 address with a zone.
+    pub(crate) fn has_zone(&self) -> bool {
+        matches!(&self.0, Kind::Ip { host: Host::Name(name), .. } if name.contains('%'))
+    }
+
     /// Returns every address of the endpoint, each once, IPv4 before IPv6. It looks a name up with
     /// getaddrinfo(3), which waits: call it before the loop runs, never from within.
     ///

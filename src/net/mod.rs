@@ -9,7 +9,12 @@ pub mod buffer;
 pub mod deadline;
 pub mod endpoint;
 pub mod escape;
+pub(crate) mod failure;
+pub(crate) mod memory;
 pub mod nonblocking;
+#[cfg(target_os = "linux")]
+pub(crate) mod option;
+pub mod pool;
 pub mod ready;
 pub mod socket;
 mod transport;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Registry, Token};
 
 use crate::net::deadline::after;
+use crate::net::failure::cannot;
 use crate::net::waker::{Waker, Wakeups, waker};
 
 /// A poll, and how to wait in it. The server's loop and the load tester's loops each have one.
@@ -26,9 +27,10 @@ impl Wait {
     /// latency of a lone connection.
     ///
     /// # Errors
-    /// Those of `epoll_create1(2)` or its equivalent, for example no more files.
+    /// Those of `epoll_create1(2)` or its equivalent and of the waker, for example no more files. They say
+    /// what could not be made.
     pub fn new(busy_poll: Option<Duration>, token: Token) -> io::Result<(Wait, Waker)> {
-        let poll = Poll::new()?;
+        let poll = Poll::new().map_err(|e| cannot("make a poll to wait for events", &e))?;
         let (waker, wakeups) = waker(poll.registry(), token)?;
         let (busy_until, now) = (None, Instant::now());
         Ok((Wait { poll, wakeups, busy_poll, busy_until, now }, waker))

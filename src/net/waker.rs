@@ -10,6 +10,7 @@ use std::sync::Arc;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
+use crate::net::failure::cannot;
 use crate::net::nonblocking::{Received, recv, send};
 
 /// The end for other threads. All clones wake the same poll.
@@ -23,11 +24,13 @@ pub struct Wakeups(UnixStream);
 /// Makes a waker. The poll reports its wake-ups with this token.
 ///
 /// # Errors
-/// Those of socketpair(2) and of the registry, for example no more files.
+/// Those of socketpair(2) and of the registry, for example no more files. They say what could not be made.
 pub fn waker(registry: &Registry, token: Token) -> io::Result<(Waker, Wakeups)> {
-    let (ours, mut theirs) = UnixStream::pair()?;
-    registry.register(&mut theirs, token, Interest::READABLE)?;
-    Ok((Waker(Arc::new(ours)), Wakeups(theirs)))
+    let pair = UnixStream::pair().and_then(|(ours, mut theirs)| {
+        registry.register(&mut theirs, token, Interest::READABLE)?;
+        Ok((Waker(Arc::new(ours)), Wakeups(theirs)))
+    });
+    pair.map_err(|e| cannot("make a socket pair to wake the loop", &e))
 }
 
 impl Waker {

@@ -1,21 +1,23 @@
 //! Where log lines go: a bounded queue, and a thread that writes it to stderr.
 //!
 //! Writing a line can take forever: a paused terminal, a pipe that nobody reads, a full disk. The loop must
-//! not wait for that. Lines for which the queue has no room are dropped and counted. A line that cannot be
-//! written is lost, and the process goes on.
+//! not wait for that. Lines for which the queue has no room, and lines that cannot be written, are dropped and
+//! counted, and the process goes on.
 
 use std::collections::VecDeque;
 use std::env;
 use std::io::{self, Write};
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use env_logger::Target;
 use log::{LevelFilter, warn};
+use rustix::stdio::stderr;
 
+use crate::cli::output::write_all;
 use crate::net::escape::one_line;
+use crate::process::threads;
 
 /// Number of lines that may wait.
 const LINES: usize = 1024;
@@ -37,6 +39,8 @@ struct Shared {
 struct Queue {
     lines: VecDeque<Vec<u8>>,
     dropped: u64,
+    /// The last write failed. Until one succeeds, what was dropped is not told: it could not be.
+    is_failing: bool,
     /// A line has left the queue and is not written yet.
     is_writing: bool,
 }
@@ -59,7 +63,7 @@ pub fn install(level: LevelFilter) -> io::Result<LogSink> {
     };
     logger.init();
     let writer = sink.clone();
-    thread::Builder::new().name("log".into()).spawn(move || writer.write_to(io::stderr()))?;
+    threads::spawn("log", move || writer.write_lines())?;
     if let Some(e) = error {
         warn!("RUST_LOG is left out: {e}");
     }
@@ -69,42 +73,48 @@ pub fn install(level: LevelFilter) -> io::Result<LogSink> {
 impl LogSink {
     /// Waits until all lines are written, but not for long.
     pub fn wait_until_written(&self) {
-        let is_unfinished =
-            |queue: &mut Queue| queue.is_writing || queue.dropped > 0 || !queue.lines.is_empty();
+        let is_unfinished = |queue: &mut Queue| queue.is_writing || queue.has_more();
         drop(self.0.changed.wait_timeout_while(self.lock(), END_TIMEOUT, is_unfinished));
     }
 
-    fn write_to(&self, mut out: impl Write) {
+    fn write_lines(&self) {
         loop {
-            let line = self.next_line();
-            // An error has nowhere to go.
-            let _ = out.write_all(&line);
-            self.lock().is_writing = false;
+            let (line, dropped) = self.next_line();
+            let is_failing = write_all(stderr(), &line).is_err();
+            let mut queue = self.lock();
+            queue.is_writing = false;
+            queue.is_failing = is_failing;
+            if is_failing {
+                queue.dropped += dropped.unwrap_or(1);
+            }
             self.0.changed.notify_all();
         }
     }
 
-    /// Waits for the next line. Where lines were dropped, that is a line which says so, behind those that
-    /// were not. It does not go through the logger, whose level or full queue could drop it too.
-    fn next_line(&self) -> Vec<u8> {
-        let mut queue = self.lock();
-        loop {
-            queue.is_writing = true;
-            if let Some(line) = queue.lines.pop_front() {
-                return line;
-            }
-            if queue.dropped > 0 {
-                let dropped = mem::take(&mut queue.dropped);
-                return format!("{dropped} log lines were dropped, stderr was too slow for them\n")
-                    .into();
-            }
-            queue.is_writing = false;
-            queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    /// Waits for the next line. Where lines were dropped, that is a line which says how many, behind those
+    /// that were not. It does not go through the logger, whose level or full queue could drop it too.
+    fn next_line(&self) -> (Vec<u8>, Option<u64>) {
+        let is_idle = |queue: &mut Queue| !queue.has_more();
+        let waited = self.0.changed.wait_while(self.lock(), is_idle);
+        let mut queue = waited.unwrap_or_else(PoisonError::into_inner);
+        queue.is_writing = true;
+        if let Some(line) = queue.lines.pop_front() {
+            return (line, None);
         }
+        let dropped = mem::take(&mut queue.dropped);
+        let line =
+            format!("{dropped} log lines were dropped, stderr was too slow for them or failed\n");
+        (line.into(), Some(dropped))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn has_more(&self) -> bool {
+        !self.lines.is_empty() || (self.dropped > 0 && !self.is_failing)
     }
 }
 

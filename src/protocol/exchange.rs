@@ -2,7 +2,8 @@
 
 use std::mem;
 
-use crate::net::buffer::{Buffer, Pool};
+use crate::net::buffer::Buffer;
+use crate::net::pool::Pool;
 
 /// The two buffers of a connection, as its protocol sees them.
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::net::buffer::{Buffer, Pool};
+use crate::net::buffer::Buffer;
+use crate::net::pool::Pool;
 
 const LIMIT: usize = 256;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::net::address::Address;
+use crate::net::memory;
 
 /// Number of connections of each IP address, and the most that one may have.
 #[derive(Debug)]
@@ -17,6 +18,19 @@ pub(crate) struct AddressLimit {
 impl AddressLimit {
     pub(crate) fn new(max: usize) -> AddressLimit {
         AddressLimit { max, count: HashMap::new(), by_key: Vec::new() }
+    }
+
+    /// Number of bytes that a connection takes, beside its address if that is new.
+    pub(crate) const BYTES_PER_KEY: usize = size_of::<Option<IpAddr>>();
+
+    /// Makes room for connections with keys below `keys`.
+    pub(crate) fn reserve(&mut self, keys: usize) {
+        memory::reserve(&mut self.by_key, keys);
+    }
+
+    /// Makes room for one more address, and returns whether there is memory for it.
+    pub(crate) fn reserve_address(&mut self) -> bool {
+        self.count.try_reserve(1).is_ok()
     }
 
     /// Returns whether the peer's address may have one more connection. A peer without an IP address is

@@ -24,6 +24,7 @@ pub struct Config {
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_ip: Option<usize>,
     pub(crate) max_buffer: usize,
+    pub(crate) max_memory: usize,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) drain_timeout: Duration,
     pub(crate) busy_poll: Option<Duration>,
@@ -38,6 +39,7 @@ impl Default for Config {
             max_connections: usize::MAX,
             max_connections_per_ip: None,
             max_buffer: 64 * 1024,
+            max_memory: usize::MAX,
             idle_timeout: None,
             drain_timeout: Duration::from_secs(10),
             busy_poll: None,
@@ -59,6 +61,11 @@ impl Config {
     /// Returns the most bytes held for a connection in each direction.
     pub fn max_buffer(&self) -> usize {
         self.max_buffer
+    }
+
+    /// Returns the most bytes of memory for the buffers of all connections.
+    pub fn max_memory(&self) -> usize {
+        self.max_memory
     }
 }
 
@@ -109,17 +116,26 @@ impl ConfigBuilder {
         self
     }
 
+    /// Sets the most bytes of memory for the buffers of all connections together, at least two buffers. Near
+    /// this bound a connection gets a smaller buffer, and at the bound nothing is received until memory is
+    /// returned. No connection is closed for it. Default: no bound.
+    pub fn max_memory(mut self, bytes: usize) -> ConfigBuilder {
+        self.0.max_memory = bytes;
+        self
+    }
+
     /// Sets how long no byte may move on a connection before it is closed, more than 0. Default: no timeout.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> ConfigBuilder {
         self.0.idle_timeout = timeout.into();
         self
     }
 
-    /// Sets when the kernel looks for a peer that has vanished. After this time without a byte it sends
-    /// three probes, a third of the time and at least a second apart, and gives the peer up if it answers
-    /// none. A peer that takes nothing of what it is owed for the time of all this is given up too (on
-    /// Linux). Whole seconds, 1 to 32767. `None` leaves both to the idle timeout. Default: 60 s. See
-    /// `TCP_KEEPIDLE` and `TCP_USER_TIMEOUT` in tcp(7).
+    /// Sets when the kernel looks for a TCP peer that has vanished. After this time without a byte it
+    /// probes the peer, and gives it up if it does not answer for as long again. A peer that takes nothing
+    /// of what it is owed for twice this time is given up too (on Linux). Both take up to the time of a
+    /// probe longer, a third of this time and at least a second. Whole seconds, 1 to 32767. `None` leaves
+    /// both to the idle timeout. Default: 60 s. See `TCP_KEEPIDLE` and `TCP_USER_TIMEOUT` in tcp(7). The
+    /// peer of a Unix socket cannot vanish: the kernel ends its connections when its process ends.
     pub fn keepalive(mut self, idle: impl Into<Option<Duration>>) -> ConfigBuilder {
         self.0.listen.keepalive = idle.into();
         self
@@ -160,7 +176,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// Sets the permissions of Unix sockets, at most `0o777`. Default: `0o666` less the umask.
+    /// Sets the permissions of Unix sockets, at most `0o777`. Who may write may connect. Default: `0o666`
+    /// less the umask, which with the usual umask leaves the owner alone.
     pub fn unix_mode(mut self, mode: impl Into<Option<u32>>) -> ConfigBuilder {
         self.0.listen.unix_mode = mode.into();
         self
@@ -180,6 +197,11 @@ impl ConfigBuilder {
         }
         if !BUFFER_SIZES.contains(&config.max_buffer) {
             return Err(ConfigError("the maximum buffer must be from 1KiB to 1GiB"));
+        }
+        if config.max_memory < 2 * config.max_buffer {
+            return Err(ConfigError(
+                "the maximum memory must hold two buffers of the maximum size",
+            ));
         }
         let fits = |idle: &Duration| KEEPALIVES.contains(idle) && idle.subsec_nanos() == 0;
         if config.listen.keepalive.is_some_and(|idle| !fits(&idle)) {

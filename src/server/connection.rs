@@ -21,7 +21,7 @@
 //!
 //! (This file is longer than others, so that the table and the code that follows it are read together.)
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::{Duration, Instant};
 
@@ -34,11 +34,6 @@ use crate::protocol::{Exchange, Malformed, Next, Protocol};
 use crate::server::context::Context;
 use crate::server::counters::{CloseReason, Traffic};
 
-/// Number of bytes that one [`drive`](Connection::drive) may receive or answer before the other
-/// connections have their turn. A megabyte takes the loop a fraction of a millisecond; with a quarter of it
-/// a lone bulk transfer loses a tenth of its speed.
-const BUDGET: usize = 1024 * 1024;
-
 /// Number of bytes that a call takes from the budget at least. Without it a peer that sends single bytes
 /// would get a million system calls for one budget.
 const CALL: usize = 4096;
@@ -46,6 +41,9 @@ const CALL: usize = 4096;
 /// Number of bytes discarded at most while lingering: about what two kernels hold for a peer that sends and
 /// does not read. A peer that sends more is not going to stop.
 const DISCARD: u32 = 16 * 1024 * 1024;
+
+/// Number of bytes that one call discards at most.
+const DISCARD_CALL: usize = 16 * 1024;
 
 /// How long a connection lingers at most.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -101,6 +99,7 @@ pub struct Connection<S, P: Protocol> {
     protocol_state: P::State,
     /// When a byte last came or went, or the lingering began.
     last_moved: Instant,
+    is_queued: bool,
 }
 
 impl<S: Stream, P: Protocol> Connection<S, P> {
@@ -115,6 +114,7 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
             discarded: 0,
             protocol_state: P::State::default(),
             last_moved: now,
+            is_queued: false,
         }
     }
 
@@ -123,8 +123,19 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         self.socket.latch(event);
     }
 
-    /// Returns whether the next step may be possible without an event. Such a connection must be in the
-    /// run queue. Any other one must not, or the loop would spin.
+    /// Returns whether the connection waits in a queue of its loop, as [`set_queued`](Connection::set_queued)
+    /// has said.
+    pub fn is_queued(&self) -> bool {
+        self.is_queued
+    }
+
+    /// Notes whether the connection waits in a queue of its loop.
+    pub fn set_queued(&mut self, is_queued: bool) {
+        self.is_queued = is_queued;
+    }
+
+    /// Returns whether the next step may be possible without an event. Such a connection must be in a queue
+    /// of its loop, since no event may come.
     pub fn is_runnable(&self) -> bool {
         if self.wants_write() {
             return self.socket.is_writable();
@@ -155,7 +166,9 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
     /// | the budget is used up | again |
     ///
     /// # Errors
-    /// Any other answer ends this connection, and no other one.
+    /// `OutOfMemory`: no page for the next step, or the kernel lacks memory. Nothing is lost. The connection
+    /// is to be driven again when memory may be there again. Any other error ends this connection, and no
+    /// other one.
     pub fn drive(&mut self, context: &mut Context<P>) -> io::Result<Progress> {
         context.traffic = Traffic::default();
         let mut spent = 0;
@@ -179,7 +192,7 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
             if !self.socket.is_readable() {
                 return Ok(self.blocked(context));
             }
-            if spent >= BUDGET {
+            if spent >= context.budget {
                 return Ok(Progress::Again);
             }
             spent += self.receive(context)?;
@@ -238,7 +251,7 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         context: &mut Context<P>,
     ) -> io::Result<ControlFlow<Progress, usize>> {
         debug_assert!(!self.wants_write() && self.state != State::Open);
-        if spent >= BUDGET && self.is_runnable() {
+        if spent >= context.budget && self.is_runnable() {
             return Ok(Break(Progress::Again));
         }
         match self.state {
@@ -260,9 +273,8 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         if !self.socket.is_readable() {
             return Ok(Break(Progress::Lingering));
         }
-        let mut room = self.input.room(&mut context.pool)?;
-        let received = self.socket.recv(room.bytes_mut());
-        self.input.restore(room, &mut context.pool);
+        // Not a page of the pool: an end must not wait for memory.
+        let received = self.socket.recv(&mut [0; DISCARD_CALL]);
         trace!("  recv answers {received:?}");
         let n = match received? {
             Received::Bytes(n) => n,
@@ -298,9 +310,12 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
                 self.end_malformed(Malformed::new("a message is larger than the buffer"), context);
             }
             Ok(Next::Receive) => self.state = State::Open,
-            Ok(Next::Send) if self.output.is_empty() => return Err(no_room_for_an_answer()),
-            Ok(Next::Send) if is_last => {}
-            Ok(Next::Send) => self.state = State::Answering,
+            Ok(Next::Send) => {
+                if !is_last {
+                    self.state = State::Answering;
+                }
+                return self.check_answer(context);
+            }
             Ok(Next::Close) => self.end(State::Flushing, CloseReason::Protocol),
             Err(malformed) => self.end_malformed(malformed, context),
         }
@@ -312,12 +327,22 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         let Context { protocol, pool, .. } = context;
         let mut exchange = Exchange::new(&mut self.input, &mut self.output, pool);
         match protocol.end_of_input(&mut self.protocol_state, &mut exchange) {
-            Ok(Next::Send) if self.output.is_empty() => return Err(no_room_for_an_answer()),
-            Ok(Next::Send) => {}
+            Ok(Next::Send) => return self.check_answer(context),
             Ok(Next::Receive | Next::Close) => self.end(State::HalfClosed, CloseReason::Peer),
             Err(malformed) => self.end_malformed(malformed, context),
         }
         Ok(())
+    }
+
+    /// Returns why nothing was answered, where the protocol wants to send.
+    fn check_answer(&self, context: &Context<P>) -> io::Result<()> {
+        if !self.output.is_empty() {
+            Ok(())
+        } else if context.pool.is_short() {
+            Err(io::Error::new(ErrorKind::OutOfMemory, "no memory for an answer"))
+        } else {
+            Err(io::Error::other("an answer is larger than the buffer"))
+        }
     }
 
     fn end_malformed(&mut self, malformed: Malformed, context: &mut Context<P>) {
@@ -408,9 +433,4 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
 #[cold]
 fn trace_error(call: &str, e: &io::Error) {
     trace!("  {call} answers {e}");
-}
-
-/// Returns the error of an answer that was not taken although nothing else was owed.
-fn no_room_for_an_answer() -> io::Error {
-    io::Error::other("an answer is larger than the buffer, or memory is short")
 }

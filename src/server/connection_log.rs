@@ -6,6 +6,7 @@ use std::time::Instant;
 use log::{Level, debug, log_enabled};
 
 use crate::net::address::Address;
+use crate::net::memory;
 use crate::server::counters::Traffic;
 
 /// What the debug log says of open connections, by their keys. It is empty while that log is off, so that
@@ -22,6 +23,16 @@ struct Entry {
 }
 
 impl ConnectionLog {
+    /// Number of bytes that a connection may take.
+    pub(crate) const BYTES_PER_KEY: usize = size_of::<Option<Entry>>();
+
+    /// Makes room for connections with keys below `keys`.
+    pub(crate) fn reserve(&mut self, keys: usize) {
+        if log_enabled!(Level::Debug) {
+            memory::reserve(&mut self.0, keys);
+        }
+    }
+
     pub(crate) fn opened(&mut self, key: usize, peer: &Address, now: Instant) {
         if !log_enabled!(Level::Debug) {
             return;

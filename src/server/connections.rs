@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use log::{debug, trace};
@@ -16,6 +16,7 @@ use slab::Slab;
 use crate::net::address::Address;
 use crate::net::deadline::{Deadlines, after};
 use crate::net::escape::one_line;
+use crate::net::memory;
 use crate::net::ready::{self, Readiness};
 use crate::net::socket::Socket;
 use crate::protocol::Protocol;
@@ -25,20 +26,33 @@ use crate::server::connection::{Connection, Progress};
 use crate::server::connection_log::ConnectionLog;
 use crate::server::context::Context;
 use crate::server::counters::CloseReason;
+use crate::server::memory_queue::MemoryQueue;
 use crate::server::timeouts::{QUIET, Timeouts};
 
-/// How long a turn may be busy with the run queue, and how long with deadlines. Events, signals and new
-/// connections wait meanwhile.
-const TURN_TIME: Duration = Duration::from_millis(10);
+/// How long a turn may be busy with events, how long with the run queue, and how long with deadlines. Newer
+/// events, signals and new connections wait meanwhile.
+pub(crate) const TURN_TIME: Duration = Duration::from_millis(4);
+
+/// Number of bytes that a connection may receive or answer when an event has come for it. One that moves so
+/// many is loud, and gets its next turn from the run queue, behind the others there. So one that moves few
+/// is served at once, however many are loud (RFC 8290, 4.2, keeps new and old queues apart for the same
+/// reason).
+const QUANTUM: usize = 64 * 1024;
+
+/// Number of bytes that it may receive or answer when its turn in the run queue comes. A megabyte takes the
+/// loop a fraction of a millisecond; with a quarter of it a lone bulk transfer loses a tenth of its speed.
+const BUDGET: usize = 1024 * 1024;
 
 /// All connections. The token of a connection is its key in the slab.
 pub(crate) struct Connections<P: Protocol> {
     slab: Slab<Connection<Socket, P>>,
     /// What the connections share. Its time is the loop's time.
     pub(crate) context: Context<P>,
-    /// Keys of the runnable connections, each once, and of no others. So an event for a connection that was
-    /// runnable before need not drive it, and no connection ends while it is queued.
+    /// Keys of the runnable connections, and of those that were loud in their last turn, each once. An event
+    /// for one of them does not drive it, and none ends while it is queued.
     run_queue: VecDeque<usize>,
+    /// Those that wait for memory. They are not in the run queue.
+    memory_queue: MemoryQueue,
     deadlines: Deadlines,
     timeouts: Timeouts,
     limit: Option<AddressLimit>,
@@ -49,10 +63,14 @@ pub(crate) struct Connections<P: Protocol> {
 
 impl<P: Protocol> Connections<P> {
     pub(crate) fn new(protocol: P, config: &Config) -> Connections<P> {
+        let mut context = Context::new(protocol, config.max_buffer, Instant::now());
+        context.pool.set_limit(config.max_memory);
+        context.budget = QUANTUM;
         Connections {
             slab: Slab::new(),
-            context: Context::new(protocol, config.max_buffer, Instant::now()),
+            context,
             run_queue: VecDeque::new(),
+            memory_queue: MemoryQueue::default(),
             deadlines: Deadlines::default(),
             timeouts: Timeouts::new(config.idle_timeout),
             limit: config.max_connections_per_ip.map(AddressLimit::new),
@@ -65,14 +83,13 @@ impl<P: Protocol> Connections<P> {
         self.slab.len()
     }
 
-    /// Returns the number of connections that can progress without an event.
-    pub(crate) fn queued(&self) -> usize {
-        self.run_queue.len()
-    }
-
-    /// Returns the earliest deadline of a connection.
+    /// Returns when connections are to be driven without an event. That is at once (`now`) if one is
+    /// runnable.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.deadlines.next()
+        let now = self.context.now;
+        let run = (!self.run_queue.is_empty()).then_some(now);
+        let memory = self.memory_queue.due(&self.context.pool, now);
+        run.or_else(|| [memory, self.deadlines.next()].into_iter().flatten().min())
     }
 
     /// Returns whether a connection has closed since the last call.
@@ -111,60 +128,147 @@ impl<P: Protocol> Connections<P> {
         Ok(())
     }
 
-    /// An event has come for a connection. One that is runnable already is in the run queue, and is driven
-    /// from there. One that is unknown has just been closed.
-    pub(crate) fn ready(&mut self, key: usize, event: &Event) {
-        let Some(connection) = self.slab.get_mut(key) else { return };
-        let (was_queued, readiness) = (connection.is_runnable(), Readiness::from(event));
-        trace!("connection {key}: {readiness}");
-        connection.latch(readiness);
-        if !was_queued {
-            self.drive(key);
+    /// Makes room for one more connection in all that grows with their number, and returns whether there is
+    /// memory for it. Later an allocation that fails would end the process.
+    pub(crate) fn reserve(&mut self) -> bool {
+        if self.limit.as_mut().is_some_and(|limit| !limit.reserve_address()) {
+            return false;
         }
+        if self.slab.len() < self.slab.capacity() {
+            return true;
+        }
+        // Many at first: large blocks are mapped, and cost nothing before they are used.
+        let count = (2 * self.slab.len()).max(4096);
+        let bytes_each = size_of::<Connection<Socket, P>>()
+            + size_of::<usize>()
+            + MemoryQueue::BYTES_PER_KEY
+            + Deadlines::BYTES_PER_KEY
+            + AddressLimit::BYTES_PER_KEY
+            + ConnectionLog::BYTES_PER_KEY;
+        if !memory::is_available(count * bytes_each) {
+            return false;
+        }
+        self.slab.reserve_exact(count - self.slab.len());
+        memory::reserve_queue(&mut self.run_queue, count);
+        self.memory_queue.reserve(count);
+        self.deadlines.reserve(count);
+        self.log.reserve(count);
+        if let Some(limit) = &mut self.limit {
+            limit.reserve(count);
+        }
+        true
     }
 
-    /// Drives every connection of the run queue once, without a bound of time.
-    pub(crate) fn run_all_queued(&mut self) {
+    /// Begins a turn of the loop.
+    pub(crate) fn begin_turn(&mut self) {
+        self.context.budget = QUANTUM;
+    }
+
+    /// An event has come for a connection. One that is queued is driven when its turn comes. One that is
+    /// unknown has just been closed.
+    pub(crate) fn ready(&mut self, key: usize, event: &Event) {
+        let readiness = Readiness::from(event);
+        trace!("connection {key}: {readiness}");
+        self.drive(key, readiness);
+    }
+
+    /// Drives the connections of the run queue, each once. `time` bounds it, but at least one is driven.
+    pub(crate) fn run_queued(&mut self, time: Option<Duration>) {
+        if self.run_queue.is_empty() {
+            return;
+        }
+        self.context.budget = BUDGET;
+        let until = after(Instant::now(), time);
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
-            self.drive(key);
+            trace!("connection {key}: its turn again");
+            self.slab[key].set_queued(false);
+            self.drive(key, Readiness::default());
+            if until.is_some_and(|until| until <= Instant::now()) {
+                break;
+            }
         }
+        self.context.budget = QUANTUM;
     }
 
-    /// Drives the first `queued` connections of the run queue, each once. Time bounds it, but at least one
-    /// is driven.
-    pub(crate) fn run_queued(&mut self, queued: usize) {
-        let mut until = None;
-        for _ in 0..queued {
-            let Some(key) = self.run_queue.pop_front() else { break };
-            trace!("connection {key}: its turn again");
-            self.drive(key);
-            if is_over(&mut until) {
+    /// Drives connections that wait for memory, each once, until there is none again. Time bounds it.
+    pub(crate) fn run_memory_queue(&mut self) {
+        let count = self.memory_queue.begin_retry(&mut self.context.pool, self.context.now);
+        if count == 0 {
+            return;
+        }
+        let end = Instant::now() + TURN_TIME;
+        for _ in 0..count {
+            let Some(key) = self.memory_queue.pop() else { break };
+            trace!("connection {key}: memory may be there again");
+            self.slab[key].set_queued(false);
+            self.drive(key, Readiness::default());
+            if self.context.pool.is_short() || end <= Instant::now() {
                 break;
             }
         }
     }
 
-    fn drive(&mut self, key: usize) {
-        let progress = self.slab[key].drive(&mut self.context);
+    /// Drives a connection to which an event has given new readiness, unless it is queued.
+    fn drive(&mut self, key: usize, readiness: Readiness) {
+        let Some(connection) = self.slab.get_mut(key) else { return };
+        connection.latch(readiness);
+        if connection.is_queued() {
+            return;
+        }
+        let progress = connection.drive(&mut self.context);
         let traffic = self.context.traffic;
         self.context.counters.bytes_in += traffic.received;
         self.context.counters.bytes_out += traffic.sent;
         self.log.moved(key, traffic);
         // The usual answer is tested alone: a jump table of all would cost each echo five instructions.
-        if let Ok(Progress::Blocked) = progress {
+        if let Ok(Progress::Blocked) = progress
+            && traffic.received + traffic.sent < QUANTUM as u64
+        {
             return;
         }
         match progress {
-            Ok(Progress::Blocked) => {}
+            Ok(Progress::Blocked | Progress::Again) => self.queue_loud(key),
             Ok(Progress::Lingering) => {
                 self.log_malformed(key);
                 self.schedule(key);
             }
-            Ok(Progress::Again) => self.run_queue.push_back(key),
             Ok(Progress::Done) => self.close(key, None),
+            Err(e) if e.kind() == ErrorKind::OutOfMemory => self.wait_for_memory(key, &e),
             Err(e) => self.close(key, Some(&e)),
         }
+    }
+
+    /// Queues a connection that was loud. It stays queued for one turn even if nothing is left to do, so that
+    /// its next event does not drive it before the others.
+    fn queue_loud(&mut self, key: usize) {
+        self.slab[key].set_queued(true);
+        match self.context.budget {
+            // It had no budget, and is perhaps not loud at all.
+            0 => self.run_queue.push_front(key),
+            _ => self.run_queue.push_back(key),
+        }
+        self.check_time();
+    }
+
+    /// Takes the budget from the events that are left in this turn if they come too late. Then they find
+    /// their connections a place in the run queue.
+    fn check_time(&mut self) {
+        if self.context.budget == QUANTUM && self.context.now.elapsed() > TURN_TIME {
+            self.context.budget = 0;
+        }
+    }
+
+    /// Keeps a connection for which there is no memory now. Nothing that it has received is lost, and its
+    /// readiness stays latched.
+    #[cold]
+    fn wait_for_memory(&mut self, key: usize, error: &io::Error) {
+        self.check_time();
+        let Context { pool, now, counters, .. } = &mut self.context;
+        counters.memory_waits += 1;
+        self.slab[key].set_queued(true);
+        self.memory_queue.push(key, pool, *now);
+        self.memory_queue.warn(error, pool, *now);
     }
 
     fn log_malformed(&mut self, key: usize) {
@@ -176,7 +280,7 @@ impl<P: Protocol> Connections<P> {
     #[inline(never)]
     fn close(&mut self, key: usize, error: Option<&io::Error>) {
         self.log_malformed(key);
-        debug_assert!(!self.run_queue.contains(&key), "nothing ends while it is queued");
+        debug_assert!(!self.slab[key].is_queued(), "nothing ends while it is queued");
         let connection = self.slab.remove(key);
         let reason = connection.close_reason(error.is_some());
         connection.close(&mut self.context);
@@ -200,10 +304,11 @@ impl<P: Protocol> Connections<P> {
 
     /// Closes the connections whose time is over. Time bounds it; the rest is due in the next turn.
     pub(crate) fn close_due(&mut self) {
-        let mut until = None;
+        let mut end = None;
         while let Some(key) = self.deadlines.pop_due(self.context.now) {
             self.expire(key);
-            if is_over(&mut until) {
+            let now = Instant::now();
+            if *end.get_or_insert(now + TURN_TIME) <= now {
                 break;
             }
         }
@@ -213,19 +318,18 @@ impl<P: Protocol> Connections<P> {
     /// deadline is put off.
     fn expire(&mut self, key: usize) {
         let now = self.context.now;
-        let connection = &mut self.slab[key];
-        if connection.is_runnable() {
-            // It is in the run queue: not idle, but waiting for its turn.
-            return self.deadlines.schedule(key, after(now, Some(QUIET)));
-        }
+        let connection = &self.slab[key];
         if !connection.is_lingering() && self.timeouts.is_over(connection, now) {
             // Bytes may have arrived whose event is still in the kernel. Ask the socket itself before its
-            // silence ends it.
+            // silence ends it. It is not asked to send: what the kernel takes is no sign of the peer.
             trace!("connection {key}: asked before it ends");
-            connection.latch(Readiness::ALL);
-            self.drive(key);
+            self.drive(key, Readiness { writable: false, ..Readiness::ALL });
         }
         let Some(connection) = self.slab.get(key) else { return };
+        if connection.is_queued() {
+            // It is not idle, but waits for its turn, or for memory.
+            return self.deadlines.schedule(key, after(now, Some(QUIET)));
+        }
         if !self.timeouts.is_over(connection, now) {
             self.schedule(key);
         } else if connection.is_lingering() {
@@ -241,7 +345,7 @@ impl<P: Protocol> Connections<P> {
         match connection.linger(reason, &mut self.context) {
             Ok(()) => {
                 self.schedule(key);
-                self.drive(key);
+                self.drive(key, Readiness::default());
             }
             Err(e) => self.close(key, Some(&e)),
         }
@@ -266,9 +370,9 @@ impl<P: Protocol> Connections<P> {
     /// bounded time, however many they are.
     fn queue_all(&mut self, prepare: impl Fn(&mut Connection<Socket, P>)) {
         for (key, connection) in &mut self.slab {
-            let was_queued = connection.is_runnable();
             prepare(connection);
-            if !was_queued && connection.is_runnable() {
+            if !connection.is_queued() && connection.is_runnable() {
+                connection.set_queued(true);
                 self.run_queue.push_back(key);
             }
         }
@@ -283,20 +387,14 @@ impl<P: Protocol> Connections<P> {
     /// Closes every connection.
     pub(crate) fn close_all(&mut self) {
         self.run_queue.clear();
-        for key in self.keys() {
-            self.close(key, None);
+        self.memory_queue.clear();
+        for key in 0..self.slab.capacity() {
+            if let Some(connection) = self.slab.get_mut(key) {
+                connection.set_queued(false);
+                self.close(key, None);
+            }
         }
         debug_assert_eq!(self.context.counters.open(), 0, "the counters add up");
         debug_assert_eq!(self.context.pool.in_use(), 0, "every page is back");
     }
-
-    fn keys(&self) -> Vec<usize> {
-        self.slab.iter().map(|(key, _)| key).collect()
-    }
-}
-
-/// Returns whether [`TURN_TIME`] has passed since the first call.
-fn is_over(until: &mut Option<Instant>) -> bool {
-    let now = Instant::now();
-    *until.get_or_insert(now + TURN_TIME) <= now
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::net::buffer::Pool;
+use crate::net::pool::Pool;
 use crate::protocol::Malformed;
 use crate::server::counters::{Counters, Traffic};
 
@@ -16,6 +16,9 @@ pub struct Context<P> {
     pub pool: Pool,
     /// The time, read once a turn.
     pub now: Instant,
+    /// Number of bytes that one [`drive`](crate::server::connection::Connection::drive) may receive or answer
+    /// before the other connections have their turn.
+    pub budget: usize,
     /// What the last drive of a connection has moved.
     pub traffic: Traffic,
     /// Counters of the loop.
@@ -31,6 +34,7 @@ impl<P> Context<P> {
             protocol,
             pool: Pool::new(max_buffer),
             now,
+            budget: 1024 * 1024,
             traffic: Traffic::default(),
             counters: Counters::default(),
             malformed: None,

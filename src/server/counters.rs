@@ -39,6 +39,8 @@ pub struct Counters {
     pub bytes_discarded: u64,
     /// Number of errors of accept(2).
     pub accept_errors: u64,
+    /// Number of times that a connection had to wait for memory.
+    pub memory_waits: u64,
     /// Longest time between two waits: new events waited for that long.
     pub longest_turn: Duration,
 }
@@ -122,8 +124,9 @@ impl fmt::Display for Counters {
             " bytes_in={} bytes_out={} bytes_unsent={} bytes_discarded={}",
             self.bytes_in, self.bytes_out, self.bytes_unsent, self.bytes_discarded
         )?;
+        let (errors, waits) = (self.accept_errors, self.memory_waits);
         let longest_turn = self.longest_turn.as_micros();
-        write!(f, " accept_errors={} longest_turn_us={longest_turn}", self.accept_errors)
+        write!(f, " accept_errors={errors} memory_waits={waits} longest_turn_us={longest_turn}")
     }
 }
 

@@ -3,7 +3,8 @@
 //! Every byte that had arrived when the drain began is answered, and so is what keeps arriving behind it:
 //!
 //! 1. Connections that wait in a backlog are accepted and served. A listener closes when its backlog is
-//!    empty.
+//!    empty, or when accept fails in a way that lets nobody come any more: the drain ends when nobody is owed
+//!    anything and nobody can come.
 //! 2. Each connection is driven once with all readiness bits set, so that a would-block, and not an older
 //!    hint, says that nothing is left.
 //! 3. A connection that owes nothing and was quiet for 100 ms gets our end of the stream. One that is owed

@@ -20,7 +20,7 @@ use crate::net::ready::Readiness;
 use crate::net::wait::Wait;
 use crate::protocol::{Echo, Protocol};
 use crate::server::config::Config;
-use crate::server::connections::Connections;
+use crate::server::connections::{Connections, TURN_TIME};
 use crate::server::drain::Drain;
 use crate::server::listener::Listeners;
 use crate::server::source::{Action, EventSource, SourceWaker};
@@ -28,8 +28,9 @@ use crate::server::source_set::{FIRST_TOKEN, LoopState, SourceSet};
 use crate::server::stop::{RunError, RunSummary, StopReason, Stopper};
 use crate::server::warnings::RateLimitedWarning;
 
-/// Number of events taken from the kernel in one wait. More stay there for the next turn.
-const EVENTS: usize = 256;
+/// Number of events taken from the kernel in one wait. More stay there for the next turn, behind which a
+/// connection that wants little would wait.
+const EVENTS: usize = 1024;
 
 /// First token of the listeners, and the token of the waker. A connection's token is its key in the slab, and
 /// no slab is large enough to reach these.
@@ -77,7 +78,9 @@ impl<P: Protocol> Server<P> {
     /// unless [`ConfigBuilder::default_endpoint`](crate::ConfigBuilder::default_endpoint) says otherwise.
     ///
     /// A socket that is taken becomes nonblocking. That holds for every copy of it (`try_clone`, or in
-    /// another process), since they share one open file description; see `O_NONBLOCK` in fcntl(2).
+    /// another process), since they share one open file description; see `O_NONBLOCK` in fcntl(2). The same
+    /// is true of its options: those that would change what a stream promises, such as `SO_LINGER`, are
+    /// reset.
     ///
     /// # Errors
     /// Those of [`bind`](Server::bind), and a file that is not a listening stream socket.
@@ -121,6 +124,16 @@ impl<P: Protocol> Server<P> {
         self.stopper.clone()
     }
 
+    /// Lowers the most connections held at once, to what is known only after all is bound. At least 1 stays.
+    pub fn limit_connections(&mut self, most: usize) {
+        self.config.max_connections = self.config.max_connections.min(most.max(1));
+    }
+
+    /// Returns the most connections held at once.
+    pub fn max_connections(&self) -> usize {
+        self.config.max_connections
+    }
+
     /// Adds an event source to the loop. Returns a handle with which any thread can wake it.
     ///
     /// # Errors
@@ -154,12 +167,13 @@ impl<P: Protocol> Server<P> {
 
     /// One turn of the loop.
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
-        let queued = self.connections.queued();
         self.wait(events)?;
+        self.connections.begin_turn();
         for event in &*events {
             self.dispatch(event)?;
         }
-        self.connections.run_queued(queued);
+        self.connections.run_queued(Some(TURN_TIME));
+        self.connections.run_memory_queue();
         self.connections.close_due();
         self.notify(SourceSet::notify_due)?;
         self.accept();
@@ -170,9 +184,7 @@ impl<P: Protocol> Server<P> {
 
     /// Waits for an event, at most until the earliest deadline.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let now = self.connections.context.now;
-        let until = if self.connections.queued() > 0 { Some(now) } else { self.due() };
-        self.connections.context.now = self.wait.wait(events, until)?;
+        self.connections.context.now = self.wait.wait(events, self.due())?;
         Ok(())
     }
 
@@ -228,6 +240,10 @@ impl<P: Protocol> Server<P> {
         }
         self.listeners.begin_turn();
         while self.connections.len() < self.config.max_connections {
+            if self.listeners.due(now).is_some() && !self.connections.reserve() {
+                self.listeners.pause(now, format_args!("no memory for one more connection"));
+                break;
+            }
             let Some((socket, peer)) = self.listeners.accept(now) else { break };
             if let Err(e) = self.connections.open(socket, &peer, self.wait.registry()) {
                 self.warning.warn(now, format_args!("cannot watch the connection of {peer}: {e}"));
@@ -235,7 +251,7 @@ impl<P: Protocol> Server<P> {
         }
         self.connections.context.counters.accept_errors = self.listeners.errors();
         if self.drain.is_some() {
-            self.listeners.close_empty();
+            self.listeners.close_empty(self.connections.len() > 0);
         }
     }
 
@@ -260,7 +276,7 @@ impl<P: Protocol> Server<P> {
         }
         if drain.is_over(now) {
             // What is runnable gets a last turn: with a timeout of 0 it had none yet.
-            self.connections.run_all_queued();
+            self.connections.run_queued(None);
         }
         let all_gone = self.connections.len() == 0 && self.listeners.is_empty();
         if all_gone || drain.is_over(now) {

@@ -13,6 +13,7 @@ pub mod counters;
 mod drain;
 pub mod event_loop;
 pub mod listener;
+mod memory_queue;
 pub mod source;
 mod source_set;
 pub mod stop;

@@ -1,5 +1,5 @@
-//! Event sources of the daemon: signals, a line of statistics, metrics over HTTP, the echo of
-//! datagrams.
+//! Event sources of the daemon: signals, a line of statistics, keepalives to the service manager, metrics over
+//! HTTP, the echo of datagrams.
 //!
 //! Each lives on the server's poll, behind the trait [`EventSource`](crate::EventSource). The server knows
 //! none of them by name.
@@ -8,3 +8,4 @@ pub mod metrics;
 pub mod signals;
 pub mod statistics;
 pub mod udp;
+pub mod watchdog;

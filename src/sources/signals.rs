@@ -5,62 +5,94 @@
 
 use std::fmt;
 use std::io;
+use std::time::{Duration, Instant};
 
 use log::info;
 use mio::Interest;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use rustix::process::{WaitOptions, wait};
+use signal_hook::consts::{SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXCPU};
 use signal_hook_mio::v1_0::Signals as SignalPipe;
 
+use crate::net::failure::cannot;
+use crate::process::start::Starting;
 use crate::process::systemd::ServiceManager;
 use crate::server::source::{Action, EventSource, LoopHandle, Notification};
 
-/// The signals of a daemon. SIGTERM and SIGINT: the first one drains, the second one ends at once with the
-/// status that a shell reports for a process that a signal has ended, 128 plus its number. SIGUSR1 logs the
-/// line of counters. SIGHUP is logged and changes nothing, since there is no configuration file. SIGUSR2,
-/// which would end the process, is ignored, and the standard library ignores SIGPIPE.
+/// A signal that follows the first one this fast is the same wish: timeout(1), for example, relays a Ctrl-C
+/// that the terminal has sent to the whole group.
+const SAME_WISH: Duration = Duration::from_millis(300);
+
+/// Number of children reaped in one turn.
+const REAPED: usize = 256;
+
+/// The signals of a daemon; the table of decisions is at [`start`](crate::process::start). SIGTERM and SIGINT:
+/// the first one drains, a second one ends at once with the status that a shell reports for a process that a
+/// signal has ended, 128 plus its number.
 ///
-/// The handlers are installed also where the process is PID 1, for which the kernel has no default action.
+/// It reaps every child that ends. A program that has children of its own cannot use it.
 pub struct Signals {
     pipe: SignalPipe,
+    starting: Starting,
     manager: ServiceManager,
-    draining: bool,
+    draining_since: Option<Instant>,
 }
 
 impl Signals {
-    /// Installs the handlers. The service manager is told of the drain.
+    /// Installs the handlers. The service manager is told of the drain. The start ends when the source is
+    /// added to a server, on the thread that does it.
     ///
     /// # Errors
     /// Those of sigaction(2), or no more files.
-    pub fn install(manager: ServiceManager) -> io::Result<Signals> {
-        let pipe = SignalPipe::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
-        Ok(Signals { pipe, manager, draining: false })
+    pub fn install(starting: Starting, manager: ServiceManager) -> io::Result<Signals> {
+        let taken = [SIGTERM, SIGINT, SIGALRM, SIGXCPU, SIGHUP, SIGUSR1, SIGCHLD];
+        let pipe = SignalPipe::new(taken)
+            .map_err(|e| cannot("make a pipe for the signals, with their handlers", &e))?;
+        Ok(Signals { pipe, starting, manager, draining_since: None })
     }
 
     fn handle(&mut self, signal: i32, handle: &LoopHandle<'_>) -> Action {
+        let is_second = |first| handle.now.saturating_duration_since(first) >= SAME_WISH;
         match signal {
             SIGUSR1 => info!("{handle}"),
-            SIGUSR2 => {}
             SIGHUP => info!("SIGHUP: there is no configuration to read again, nothing changes"),
-            end if self.draining => {
-                return Action::Stop(u8::try_from(128 + end).unwrap_or(u8::MAX));
-            }
-            _ => {
-                self.draining = true;
+            SIGCHLD => return reap(),
+            _ if self.draining_since.is_none() => {
+                self.draining_since = Some(handle.now);
                 self.manager.stopping();
                 return Action::Drain;
             }
+            SIGTERM | SIGINT if self.draining_since.is_some_and(is_second) => {
+                return Action::Stop(u8::try_from(128 + signal).unwrap_or(u8::MAX));
+            }
+            // The same wish, or a time limit, which comes again by itself.
+            _ => {}
         }
         Action::Continue
     }
 }
 
+/// Reaps children that have ended: a first process is given all orphans, and each would stay a zombie.
+fn reap() -> Action {
+    for _ in 0..REAPED {
+        let Ok(Some(_)) = wait(WaitOptions::NOHANG) else { return Action::Continue };
+    }
+    Action::Again
+}
+
 impl EventSource for Signals {
     fn register(&mut self, handle: &LoopHandle<'_>) -> io::Result<()> {
-        handle.register(&mut self.pipe, 0, Interest::READABLE)
+        handle.register(&mut self.pipe, 0, Interest::READABLE)?;
+        // Those that ended before this program began have sent their signal to another one.
+        reap();
+        self.starting.end()
     }
 
     fn notify(&mut self, what: Notification, handle: &LoopHandle<'_>) -> io::Result<Action> {
-        let Notification::Ready { number, .. } = what else { return Ok(Action::Continue) };
+        let number = match what {
+            Notification::Ready { number, .. } => number,
+            Notification::Again => return Ok(reap()),
+            _ => return Ok(Action::Continue),
+        };
         let pending: Vec<i32> = self.pipe.pending().collect();
         let actions = pending.into_iter().map(|signal| self.handle(signal, handle));
         let strongest = actions.fold(Action::Continue, Action::stronger);
@@ -73,6 +105,7 @@ impl EventSource for Signals {
 
 impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signals").field("draining", &self.draining).finish_non_exhaustive()
+        let draining_since = &self.draining_since;
+        f.debug_struct("Signals").field("draining_since", draining_since).finish_non_exhaustive()
     }
 }

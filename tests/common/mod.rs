@@ -356,6 +356,17 @@ impl Daemon {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("kill");
     }
 
+    /// Ends a daemon that drains, with this signal. The first ones may come so early that they are the wish
+    /// which it knows.
+    #[track_caller]
+    pub fn end_at_once(&mut self, signal: Signal) -> ExitStatus {
+        eventually("the daemon ends", || {
+            self.signal(signal);
+            self.child.try_wait().expect("wait").is_some()
+        });
+        self.wait()
+    }
+
     /// Open files, those of connections included.
     pub fn files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("/proc").count()

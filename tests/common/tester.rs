@@ -36,6 +36,12 @@ impl Text {
     pub fn so_far(&self) -> String {
         self.0.lock().expect("text").clone()
     }
+
+    /// Waits for the end of the stream.
+    pub fn all(self) -> String {
+        self.1.join().expect("no panic");
+        self.0.lock().expect("text").clone()
+    }
 }
 
 /// A load tester that runs. Whatever becomes of the test, it ends with it.
@@ -99,11 +105,7 @@ impl Tester {
             status = self.child.try_wait().expect("wait");
             status.is_some()
         });
-        let text = |text: &mut Option<Text>| {
-            let Text(text, reader) = text.take().expect("runs");
-            reader.join().expect("no panic");
-            text.lock().expect("text").clone()
-        };
+        let text = |text: &mut Option<Text>| text.take().expect("runs").all();
         let code = status.expect("ended").code();
         Answer { code, out: text(&mut self.out), err: text(&mut self.err) }
     }

@@ -78,6 +78,6 @@ pub const LOOP: Kind = Kind {
 pub fn serve(kind: &str, address: &str) -> io::Result<()> {
     let kind = KINDS.iter().find(|known| known.name == kind);
     let kind = kind.ok_or_else(|| io::Error::other("no such kind of server"))?;
-    limits::raise_file_limit(0);
+    limits::raise_file_limit();
     (kind.serve)(address.parse().map_err(io::Error::other)?)
 }

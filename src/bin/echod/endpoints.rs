@@ -1,6 +1,6 @@
 //! What the daemon serves: streams by the server, datagrams by an event source beside it.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 
@@ -15,6 +15,16 @@ pub struct Sorted {
     streams: Vec<OwnedFd>,
     datagrams: Vec<UdpSocket>,
     udp_endpoints: Vec<Endpoint>,
+}
+
+/// Number of files that the lock of a folder or the lookup of a name takes for a while.
+const PASSING_FILES: usize = 2;
+
+/// Returns the number of files that it takes to bind these endpoints, as far as that is known before a name
+/// is looked up. Most names have an address of each family.
+pub fn files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) -> usize {
+    let files = |endpoint: &Endpoint| endpoint.address_count().unwrap_or(2);
+    PASSING_FILES + endpoints.into_iter().map(files).sum::<usize>()
 }
 
 /// Returns the endpoints of streams.
@@ -58,15 +68,4 @@ impl Sorted {
         server.add_source(Box::new(udp))?;
         Ok((server, addresses))
     }
-}
-
-/// Prints all addresses in one write, so that a program which has read the first line can read them all.
-pub fn print(addresses: &[Address]) -> io::Result<()> {
-    let mut lines = Vec::new();
-    for address in addresses {
-        writeln!(lines, "{address}")?;
-    }
-    let mut stdout = io::stdout();
-    stdout.write_all(&lines)?;
-    stdout.flush()
 }

@@ -11,26 +11,40 @@ use log::{LevelFilter, info, warn};
 
 use echoloop::cli::{self, units};
 use echoloop::net::endpoint::EndpointError;
-use echoloop::process::{limits, log_sink, systemd};
+use echoloop::process::start::Starting;
+use echoloop::process::systemd::ServiceManager;
+use echoloop::process::{limits, log_sink, memory, systemd};
 use echoloop::protocol::{Echo, Framed, Kind};
 use echoloop::sources::metrics::{self, Metrics};
 use echoloop::sources::signals::Signals;
 use echoloop::sources::statistics::Statistics;
 use echoloop::sources::udp::UdpOptions;
-use echoloop::{Address, Config, Endpoint, Protocol, StopReason};
+use echoloop::sources::watchdog::Watchdog;
+use echoloop::{Address, Config, Endpoint, Protocol, Server, StopReason};
 
+mod announce;
 mod endpoints;
 
+use announce::announce;
 use endpoints::Sorted;
 
 const NAME: &str = "echod";
 
+/// Number of files of the loop itself: the poll, two of the waker, two of the signals, and the service
+/// manager's.
+const LOOP_FILES: usize = 6;
+
+/// Number of files left for what is opened and closed again while the loop runs.
+const SPARE_FILES: usize = 2;
+
 /// Echoes what it receives, until it is stopped.
 ///
 /// When all endpoints are bound, stdout gets one line for each address. SIGTERM and SIGINT drain: all that
-/// was received is sent back, then the daemon ends. A second signal ends it at once.
+/// was received is sent back, then the daemon ends. A second signal ends it at once; one that follows the
+/// first within 300 ms is the same wish.
 ///
-/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
+/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h, as
+/// in 500ms, 1.5s or 1h30m.
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Options {
@@ -56,13 +70,19 @@ struct Options {
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = units::size)]
     max_buffer: usize,
 
+    /// Most memory for the buffers of all connections together. Near it each gets less, and at it nothing is
+    /// received until memory is returned; nobody is disconnected
+    /// [default: half of what the machine and the limits of the process or its control group allow]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    max_memory: Option<usize>,
+
     /// Close a connection on which no byte moved for this time, also a reader that stalls; 0 is never
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::duration)]
     idle_timeout: Duration,
 
-    /// Find peers that have vanished: after this time without a byte send three probes, a third of it and at
-    /// least 1s apart, then give the peer up. Also give up a peer that takes nothing of what it is owed
-    /// for twice this time. Whole seconds; 0 is never
+    /// Find TCP peers that have vanished: after this time without a byte probe the peer, and give it up if it
+    /// does not answer for as long again. Also give up a peer that takes nothing of what it is owed for twice
+    /// this time. Whole seconds; 0 is never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::duration)]
     keepalive: Duration,
 
@@ -100,7 +120,7 @@ struct Options {
     #[arg(long, value_name = "N", default_value = "10k", value_parser = units::count)]
     udp_rate: usize,
 
-    /// Permissions of Unix sockets, octal [default: 666 less the umask]
+    /// Permissions of Unix sockets, octal; who may write may connect [default: 666 less the umask]
     #[arg(long, value_name = "OCTAL", value_parser = units::mode)]
     unix_mode: Option<u32>,
 
@@ -129,26 +149,28 @@ Exit codes:
   128 + N  stopped by a second signal, number N";
 
 fn main() -> ExitCode {
-    cli::main(run)
+    // First, so that no signal is lost, and before any file is opened.
+    match Starting::begin() {
+        Ok(starting) => cli::main(|options| run(options, starting)),
+        Err(e) => cli::fail(NAME, &e),
+    }
 }
 
-fn run(options: &Options) -> io::Result<ExitCode> {
-    let level = options.level();
+fn run(options: &Options, starting: Starting) -> io::Result<ExitCode> {
     let inherited = systemd::inherited_sockets()?;
-    let others = inherited.len() + 2 * options.endpoints.len() + options.metrics_files();
-    let most = limits::raise_file_limit(others);
-    let config = match options.config(most, !inherited.is_empty()) {
+    let config = match options.config(!inherited.is_empty()) {
         Ok(config) => config,
         Err(e) => return Ok(cli::usage(NAME, &e.to_string())),
     };
-    let mut log = log_sink::install(level)?;
-    if config.max_connections() > most {
-        warn!("the limit of open files allows only {most} connections");
-    }
-    let sorted = Sorted::new(inherited, &options.endpoints);
+    let file_limit = limits::raise_file_limit();
+    // Asked before the first call that would fail without saying how many are needed.
+    let bound = endpoints::files(options.endpoints.iter().chain(&options.metrics));
+    limits::connections(file_limit, LOOP_FILES + bound + options.later_files())?;
+    let mut log = log_sink::install(options.level())?;
+    let start = Start { starting, file_limit, sorted: Sorted::new(inherited, &options.endpoints) };
     let served = match &options.framing {
-        Kind::Raw => serve(Echo, &config, sorted, options),
-        kind => serve(Framed(kind.clone()), &config, sorted, options),
+        Kind::Raw => serve(Echo, &config, start, options),
+        kind => serve(Framed(kind.clone()), &config, start, options),
     };
     let exit = match served {
         Ok(StopReason::Stopped { status }) => ExitCode::from(status),
@@ -163,26 +185,64 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     Ok(exit)
 }
 
+/// What the process was given, and has not used yet.
+struct Start {
+    starting: Starting,
+    file_limit: usize,
+    sorted: Sorted,
+}
+
 fn serve<P: Protocol>(
     protocol: P,
     config: &Config,
-    sockets: Sorted,
+    start: Start,
     options: &Options,
 ) -> io::Result<StopReason> {
     let udp_options = UdpOptions { rate: options.udp_rate, reuse_port: options.reuse_port };
-    let (mut server, addresses) = sockets.bind(protocol, config, &udp_options)?;
+    let (mut server, addresses) = start.sorted.bind(protocol, config, &udp_options)?;
     let metrics = options
         .metrics
         .clone()
         .map(Metrics::bind)
         .transpose()
         .map_err(|e| io::Error::new(e.kind(), format!("cannot serve the metrics: {e}")))?;
-    let manager = systemd::ServiceManager::from_env();
+    let manager = ServiceManager::from_env();
+    let signals = Signals::install(start.starting, manager.clone())?;
+    let most = limits::connections(start.file_limit, options.later_files())?;
+    if options.max_connections.is_some_and(|asked| asked > most) {
+        warn!("the limit of open files allows only {most} connections");
+    }
+    server.limit_connections(most);
+    add_sources(&mut server, metrics, &manager, options)?;
+    info!(
+        "at most {} connections, {} bytes held for each, {} MiB for all",
+        server.max_connections(),
+        config.max_buffer(),
+        config.max_memory() / (1024 * 1024)
+    );
     // Until here a signal ends the process, even while a name is looked up. And a program that reads the
-    // addresses may send a signal at once, so the handlers are installed before they are printed.
-    server.add_source(Box::new(Signals::install(manager.clone())?))?;
+    // addresses may send a signal at once, so the loop takes them before they are printed.
+    server.add_source(Box::new(signals))?;
+    let announcement = announce(&addresses, manager)?;
+    let summary = server.run()?;
+    if let StopReason::Drained { cut_off: cut_off @ 1.. } = summary.stop_reason {
+        warn!("the drain's deadline cut off {cut_off} connection(s)");
+    }
+    announcement.end();
+    info!("{summary}");
+    Ok(summary.stop_reason)
+}
+
+/// Adds what else lives on the poll.
+fn add_sources<P: Protocol>(
+    server: &mut Server<P>,
+    metrics: Option<Metrics>,
+    manager: &ServiceManager,
+    options: &Options,
+) -> io::Result<()> {
+    let now = Instant::now();
     if let Some(interval) = optional(options.stats_interval) {
-        server.add_source(Box::new(Statistics::every(interval, Instant::now())))?;
+        server.add_source(Box::new(Statistics::every(interval, now)))?;
     }
     if let Some(metrics) = metrics {
         for address in metrics.addresses().iter().filter_map(Address::as_tcp) {
@@ -190,18 +250,11 @@ fn serve<P: Protocol>(
         }
         server.add_source(Box::new(metrics))?;
     }
-    let (connections, bytes) = (config.max_connections(), config.max_buffer());
-    info!("at most {connections} connections, {bytes} bytes held for each");
-    if let Err(e) = endpoints::print(&addresses) {
-        warn!("cannot print the addresses: {e}");
+    let watchdog = systemd::watchdog_time()?.filter(|_| manager.is_there());
+    if let Some(time) = watchdog {
+        server.add_source(Box::new(Watchdog::new(manager.clone(), time, now)))?;
     }
-    manager.ready();
-    let summary = server.run()?;
-    if let StopReason::Drained { cut_off: cut_off @ 1.. } = summary.stop_reason {
-        warn!("the drain's deadline cut off {cut_off} connection(s)");
-    }
-    info!("{summary}");
-    Ok(summary.stop_reason)
+    Ok(())
 }
 
 impl Options {
@@ -217,18 +270,27 @@ impl Options {
         }
     }
 
-    /// Returns the number of files of the metrics: listeners and clients.
-    fn metrics_files(&self) -> usize {
-        self.metrics.as_ref().map_or(0, |_| 2 + metrics::CLIENTS)
+    /// Returns the number of files that are opened once all is bound, for other things than connections.
+    fn later_files(&self) -> usize {
+        SPARE_FILES + self.metrics.as_ref().map_or(0, |_| metrics::CLIENTS)
     }
 
-    fn config(&self, most: usize, has_inherited: bool) -> Result<Config, Box<dyn Error>> {
+    /// Returns the memory for all buffers.
+    fn max_memory(&self) -> usize {
+        self.max_memory.unwrap_or_else(|| {
+            let half = usize::try_from(memory::allowed() / 2).unwrap_or(usize::MAX);
+            half.max(2 * self.max_buffer)
+        })
+    }
+
+    fn config(&self, has_inherited: bool) -> Result<Config, Box<dyn Error>> {
         let config = Config::builder()
             .endpoints(endpoints::streams(&self.endpoints))
             .default_endpoint(self.endpoints.is_empty() && !has_inherited)
-            .max_connections(self.max_connections.unwrap_or(most))
+            .max_connections(self.max_connections.unwrap_or(usize::MAX))
             .max_connections_per_ip(self.max_connections_per_ip)
             .max_buffer(self.max_buffer)
+            .max_memory(self.max_memory())
             .idle_timeout(optional(self.idle_timeout))
             .keepalive(optional(self.keepalive))
             .drain_timeout(self.drain_timeout)

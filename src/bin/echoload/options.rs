@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use echoloop::cli::units;
+use echoloop::cli::units::{self, UnitError};
 use echoloop::load::results::Threshold;
-use echoloop::load::{Addresses, Plan, PlanBuilder, Stop};
+use echoloop::load::{Addresses, Plan, PlanBuilder, Rate, Stop};
 use echoloop::protocol::Kind;
 use echoloop::{Address, Endpoint};
+
+use crate::destination::are_same;
 
 pub const NAME: &str = "echoload";
 
@@ -19,15 +21,17 @@ const EXIT_CODES: &str = "\
 Exit codes, the first that applies:
   2    usage
   3    bytes came back wrong
-  130  interrupted
+  130  interrupted by SIGINT, SIGTERM or SIGHUP
   1    a connection failed or was lost, or a message or datagram did not come
-       back in time; or it could not start, or not write its report
+       back in time, or no message was measured; or it could not start, or not
+       write its report
   99   a --fail-if is true
   0    all that was sent came back";
 
 /// Loads any echo server, and checks every byte that comes back.
 ///
-/// Counts take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h.
+/// Counts and rates take k and M (of 1000), sizes KiB and MiB (of 1024), durations us, ms, s, m and h, as
+/// in 500ms, 1.5s or 1h30m. A rate may be less than one: 0.5.
 #[derive(Parser)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
@@ -73,12 +77,12 @@ pub struct Options {
 
     /// Messages a second in total: an open loop, where latency counts from when a message was due
     /// [default: as fast as it goes]
-    #[arg(short = 'R', long, value_name = "N", value_parser = units::count)]
-    pub rate: Option<usize>,
+    #[arg(short = 'R', long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<Rate>,
 
     /// New connections a second [default: as fast as it goes]
-    #[arg(long, value_name = "N", value_parser = units::count)]
-    pub connect_rate: Option<usize>,
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub connect_rate: Option<Rate>,
 
     /// A new connection for each message; the connect is part of its latency
     #[arg(long)]
@@ -117,12 +121,13 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
     pub timeout: Duration,
 
-    /// Write a line of progress to stderr each interval, and with ndjson one to the report [default: 1s
-    /// if stderr is a terminal, and with ndjson]
+    /// Write a line of progress to stderr each interval, and with ndjson one to the report. What is not
+    /// read in time is left out, and the load goes on [default: 1s if stderr is a terminal, and with
+    /// ndjson]
     #[arg(short, long, value_name = "DURATION", value_parser = units::duration)]
     pub interval: Option<Duration>,
 
-    /// File for the report [default: stdout]
+    /// File for the report. An old one is replaced when the new one is complete [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
@@ -134,9 +139,9 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
 
-    /// Exit with 99 if this is true; may be repeated. Examples: p99>5ms, rate<100k, errors>0. Figures:
-    /// pNN, min, mean and max of the latency, rate, outage (the longest), errors, failed, lost, corrupt,
-    /// unsent and `timed_out`
+    /// Exit with 99 if this is true, or if there is no data for it; may be repeated. Examples: p99>5ms,
+    /// rate<100k, errors>0, errors>1% (of the messages). Figures: pNN, min, mean and max of the latency,
+    /// rate, outage (the longest), errors, failed, lost, corrupt, unsent and `timed_out`
     #[arg(long, value_name = "EXPR")]
     pub fail_if: Vec<Threshold>,
 
@@ -167,6 +172,10 @@ pub enum Format {
     Ndjson,
 }
 
+fn rate(text: &str) -> Result<Rate, UnitError> {
+    units::rate(text).map(Rate::from_thousandths)
+}
+
 /// The interval where none is given.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -178,8 +187,8 @@ impl Options {
             .threads(self.threads)
             .framing(self.framing.clone())
             .pipeline(self.pipeline)
-            .rate(self.rate.map(|rate| rate as u64))
-            .connect_rate(self.connect_rate.map(|rate| rate as u64))
+            .rate(self.rate)
+            .connect_rate(self.connect_rate)
             .messages_per_connection(match self.messages_per_connection {
                 Some(n) => Some(n as u64),
                 None => self.reconnect.then_some(1),
@@ -211,6 +220,20 @@ impl Options {
         match self.seed {
             Some(seed) => plan.seed(seed),
             None => plan,
+        }
+    }
+
+    /// Checks the options before a name is resolved.
+    ///
+    /// # Errors
+    /// What is wrong, beginning with the name of the option without its dashes.
+    pub fn check(&self) -> Result<(), String> {
+        self.plan(Vec::new()).check().map_err(|e| e.to_string())?;
+        match (&self.output, &self.hdr) {
+            (Some(output), Some(hdr)) if are_same(output, hdr) => {
+                Err(format!("hdr {} is the file of --output: use another one", hdr.display()))
+            }
+            _ => Ok(()),
         }
     }
 

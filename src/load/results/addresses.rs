@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::{Serialize, Serializer};
 
 use crate::load::results::whole_run::Results;
+use crate::load::results::words::counted;
 use crate::net::address::Address;
 
 /// Most addresses that the report for people has.
@@ -54,7 +55,8 @@ pub(super) fn text(out: &mut impl Write, results: &Results) -> io::Result<()> {
         let title = if n == 0 { "addresses" } else { "" };
         writeln!(
             out,
-            "{title:12} {address}: {established} established, {failed} failed, {lost} lost"
+            "{title:12} {address}: {} established, {failed} failed, {lost} lost",
+            counted(*established, "connection")
         )?;
     }
     match addresses.len().saturating_sub(SHOWN) {

@@ -7,11 +7,15 @@ use serde::Serialize;
 
 use crate::load::clock::Nanos;
 
-/// The longest time that is told apart from longer ones: an hour.
-const LONGEST: Nanos = 3_600_000_000_000;
+/// Up to this time a histogram needs no more memory than at its start: an hour.
+const USUAL: Nanos = 3_600_000_000_000;
 
-/// A histogram of times in nanoseconds, to three digits, up to an hour. Its memory, about 300 KiB,
-/// does not grow with the number of times.
+/// The longest time that is told apart from longer ones, and the longest that the histogram can hold: more
+/// than a century.
+const LONGEST: Nanos = Nanos::MAX / 4;
+
+/// A histogram of times in nanoseconds, to three digits. Its memory does not grow with the number of times:
+/// it is about 300 KiB, and at most 450 KiB if a time is longer than an hour.
 #[derive(Clone)]
 pub struct Histogram(hdrhistogram::Histogram<u64>);
 
@@ -38,10 +42,11 @@ impl Histogram {
         Histogram::default()
     }
 
-    /// Adds a time. One that is longer than an hour counts as an hour.
+    /// Adds a time.
     #[inline]
     pub fn record(&mut self, time: Nanos) {
-        self.0.saturating_record(time);
+        let recorded = self.0.record(time.min(LONGEST));
+        debug_assert!(recorded.is_ok(), "it grows up to the longest time: {recorded:?}");
     }
 
     /// Adds all times of another histogram.
@@ -116,10 +121,10 @@ impl Histogram {
         out.flush()
     }
 
-    /// Returns the figures for a report.
-    pub fn summary(&self) -> Summary {
+    /// Returns the figures for a report, if there is any time.
+    pub fn summary(&self) -> Option<Summary> {
         let at = |part| micros(self.quantile(part));
-        Summary {
+        (!self.is_empty()).then(|| Summary {
             min: micros(self.min()),
             mean: self.mean() / 1e3,
             stdev: self.stdev() / 1e3,
@@ -130,14 +135,16 @@ impl Histogram {
             p99_9: at(0.999),
             p99_99: at(0.9999),
             max: micros(self.max()),
-        }
+        })
     }
 }
 
 impl Default for Histogram {
     fn default() -> Histogram {
-        let histogram = hdrhistogram::Histogram::new_with_bounds(1, LONGEST, 3);
-        Histogram(histogram.expect("the bounds are in order"))
+        let histogram = hdrhistogram::Histogram::new_with_bounds(1, USUAL, 3);
+        let mut histogram = histogram.expect("the bounds are in order");
+        histogram.auto(true);
+        Histogram(histogram)
     }
 }
 
@@ -190,8 +197,22 @@ mod tests {
     }
 
     #[test]
-    fn a_time_beyond_an_hour_is_an_hour() {
-        let histogram = of([LONGEST * 2].into_iter());
-        assert!(histogram.max() >= LONGEST && histogram.max() < LONGEST / 100 * 101);
+    fn a_time_of_hours_is_what_it_is() {
+        for time in [USUAL, USUAL * 2, USUAL * 1000, LONGEST] {
+            let mut histogram = of([1000, time].into_iter());
+            assert!(histogram.max() >= time && histogram.max() < time / 100 * 101, "{time}");
+            let mut sum = of([1000].into_iter());
+            sum.add(&histogram);
+            assert_eq!((sum.len(), sum.max()), (3, histogram.max()));
+            sum.subtract(&histogram);
+            histogram.subtract(&sum);
+            assert_eq!(histogram.len(), 1);
+        }
+        assert_eq!(of([Nanos::MAX].into_iter()).max(), of([LONGEST].into_iter()).max());
+    }
+
+    #[test]
+    fn no_time_has_no_figures() {
+        assert_eq!(Histogram::new().summary(), None);
     }
 }

@@ -8,13 +8,15 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::load::plan::{Addresses, Plan, Stop};
+use crate::load::rate::Rate;
 use crate::load::results::addresses::AddressCounts;
 use crate::load::results::histogram::{Summary, micros};
 use crate::load::results::outages;
 use crate::load::results::pauses::Pauses;
-use crate::load::results::report::{Report, Verdict};
+use crate::load::results::report::{Report, Unwritten, Verdict};
 use crate::load::results::series::Interval;
 use crate::load::results::statistics::{Corruption, Datagrams, Messages};
+use crate::load::results::whole_run::Results;
 
 /// Writes a report as one line.
 ///
@@ -36,6 +38,7 @@ pub fn write_interval(out: &mut impl Write, interval: &Interval) -> io::Result<(
             for_s: interval.length.as_secs_f64(),
             messages_per_s: interval.rate(),
             connections: interval.connections,
+            connecting: interval.connecting,
             errors: interval.errors,
             latency_us: interval.latency,
         },
@@ -63,13 +66,14 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     datagrams: Option<Datagrams>,
     throughput: Throughput,
-    latency_us: Summary,
-    service_us: Summary,
-    connect_us: Summary,
-    per_connection: PerConnection,
+    latency_us: Option<Summary>,
+    service_us: Option<Summary>,
+    connect_us: Option<Summary>,
+    per_connection: Option<PerConnection>,
     generator: Generator,
     errors: &'a BTreeMap<String, u64>,
     first_corrupt: Option<Corruption>,
+    unwritten: Unwritten,
     thresholds: Vec<String>,
     verdict: Verdict,
 }
@@ -82,8 +86,8 @@ struct Parameters<'a> {
     length: u64,
     length_max: u64,
     pipeline: usize,
-    rate: Option<u64>,
-    connect_rate: Option<u64>,
+    rate: Option<Rate>,
+    connect_rate: Option<Rate>,
     reconnect: bool,
     messages_per_connection: Option<u64>,
     replace_lost: bool,
@@ -104,12 +108,13 @@ struct Connections {
     established: u64,
     failed: u64,
     lost: u64,
+    connecting: u64,
 }
 
 #[derive(Serialize)]
 struct Throughput {
-    messages_per_s: f64,
-    bytes_per_s: f64,
+    messages_per_s: Option<f64>,
+    bytes_per_s: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -120,12 +125,12 @@ struct PerConnection {
 
 #[derive(Serialize)]
 struct Generator {
-    cpu: f64,
-    demand: f64,
-    schedule_lag_us_max: f64,
+    cpu: Option<f64>,
+    demand: Option<f64>,
+    schedule_lag_us_max: Option<f64>,
     #[serde(flatten)]
     pauses: Pauses,
-    limited: bool,
+    limited: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -134,6 +139,7 @@ struct IntervalLine {
     for_s: f64,
     messages_per_s: f64,
     connections: usize,
+    connecting: usize,
     errors: u64,
     latency_us: Option<Summary>,
 }
@@ -152,6 +158,7 @@ impl<'a> Document<'a> {
                 established: connections.established,
                 failed: connections.failed,
                 lost: connections.lost,
+                connecting: connections.connecting,
             },
             addresses: &results.addresses,
             outages: outages::Document::new(&results.outages),
@@ -164,21 +171,28 @@ impl<'a> Document<'a> {
             latency_us: results.latency.summary(),
             service_us: results.service.summary(),
             connect_us: results.connect.summary(),
-            per_connection: PerConnection {
-                min_messages: results.by_connection.iter().min().copied().unwrap_or(0),
-                max_messages: results.by_connection.iter().max().copied().unwrap_or(0),
-            },
-            generator: Generator {
-                cpu: results.generator.cpu,
-                demand: results.generator.demand,
-                schedule_lag_us_max: micros(results.generator.lag.max),
-                pauses: results.generator.pauses,
-                limited: results.is_limited(),
-            },
+            per_connection: results
+                .slowest_and_fastest()
+                .map(|(min_messages, max_messages)| PerConnection { min_messages, max_messages }),
+            generator: Generator::new(results),
             errors: &results.errors,
             first_corrupt: results.first_corruption,
+            unwritten: report.unwritten,
             thresholds: report.crossed().map(ToString::to_string).collect(),
             verdict: report.verdict(),
+        }
+    }
+}
+
+impl Generator {
+    fn new(results: &Results) -> Generator {
+        let is_limited = results.is_limited();
+        Generator {
+            cpu: results.generator.cpu,
+            demand: results.generator.demand,
+            schedule_lag_us_max: results.generator.lag.max().map(micros),
+            pauses: results.generator.pauses,
+            limited: (results.is_long_enough() || is_limited).then_some(is_limited),
         }
     }
 }

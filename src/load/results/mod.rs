@@ -11,10 +11,11 @@ pub mod series;
 pub mod statistics;
 pub mod text;
 pub mod thresholds;
-mod whole_run;
+pub(crate) mod whole_run;
+mod words;
 
 pub use histogram::{Histogram, Summary};
-pub use report::{Report, Verdict};
-pub use series::Interval;
+pub use report::{Report, Unwritten, Verdict};
+pub use series::{Connecting, Interval, Update};
 pub use thresholds::{Threshold, ThresholdError};
 pub use whole_run::{Generator, Results};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::load::outage::{Cost, Outage, Outages};
+use crate::load::results::words::counted;
 
 /// Most outages that the report for people has.
 const SHOWN: usize = 8;
@@ -29,8 +30,10 @@ pub(super) fn text(out: &mut impl Write, outages: &Outages) -> io::Result<()> {
         let end = if *is_open { ", until the end" } else { "" };
         writeln!(
             out,
-            "             {length:.3} s, from {from:.3} s on{end}: connections down: {connections}; \
-             messages lost: {lost}, delayed: {delayed}, unsent: {unsent}"
+            "             {length:.3} s, from {from:.3} s on{end}: {} down; {} lost, {delayed} delayed, \
+             {unsent} unsent",
+            counted(*connections, "connection"),
+            counted(*lost, "message")
         )?;
     }
     match outages.count.saturating_sub(SHOWN as u64) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::load::results::whole_run::Results;
+use crate::load::results::whole_run::{Results, SHORT};
 
 /// Gaps that make up this part of the measured time reach into its figures.
 const MANY_GAPS: f64 = 0.05;
@@ -43,8 +43,12 @@ impl Pauses {
     }
 
     /// Returns what was paused, with its length, if it reached into the figures: a single gap that is half of
-    /// the longest latency or more, many of them, a suspended machine, or stolen time.
+    /// the longest latency or more, many of them, a suspended machine, or stolen time. In a short measured time
+    /// only a long pause tells anything.
     pub fn reached(&self, results: &Results) -> Option<String> {
+        if !results.is_long_enough() && self.longest_gap.max(self.suspended) < SHORT {
+            return None;
+        }
         let longest_latency = Duration::from_nanos(results.latency.max());
         let seconds = |time: Duration| time.as_secs_f64();
         if !self.suspended.is_zero() {
@@ -96,22 +100,29 @@ mod tests {
         let ms = Duration::from_millis;
         let none = Pauses::default();
         let gap = |longest_gap, gaps| Pauses { longest_gap, gaps, ..none };
-        for (pauses, reached) in [
-            (none, None),
+        let suspended = |suspended| Pauses { suspended, ..none };
+        let stolen = |stolen| Pauses { stolen: Some(stolen), ..none };
+        let (long, short) = (ms(10_000), ms(99));
+        for (elapsed, pauses, reached) in [
+            (long, none, None),
             // The longest latency is 100 ms.
-            (gap(ms(49), ms(49)), None),
-            (gap(ms(51), ms(51)), Some("held up for 0.051 s in one piece")),
-            (gap(ms(20), ms(510)), Some("held up for 0.510 s in all")),
-            (Pauses { suspended: ms(2000), ..none }, Some("suspended for 2.000 s")),
-            (Pauses { stolen: Some(0.04), ..none }, None),
-            (Pauses { stolen: Some(0.06), ..none }, Some("without 6% of its processor time")),
+            (long, gap(ms(49), ms(49)), None),
+            (long, gap(ms(51), ms(51)), Some("held up for 0.051 s in one piece")),
+            (long, gap(ms(20), ms(510)), Some("held up for 0.510 s in all")),
+            (long, suspended(ms(2000)), Some("suspended for 2.000 s")),
+            (long, stolen(0.04), None),
+            (long, stolen(0.06), Some("without 6% of its processor time")),
+            (short, gap(ms(99), ms(99)), None),
+            (short, gap(ms(100), ms(100)), Some("held up for 0.100 s in one piece")),
+            (short, suspended(ms(2000)), Some("suspended for 2.000 s")),
+            (short, stolen(0.06), None),
         ] {
             let mut statistics = Statistics::default();
             statistics.latencies.record(InFlight { due: 0, sent: 0 }, 100_000_000);
             let target = Address::Tcp(([127, 0, 0, 1], 7).into());
             let plan = Plan::builder(vec![target]).build().unwrap();
             let mut results = Results::new(plan, statistics);
-            results.elapsed = Duration::from_secs(10);
+            results.elapsed = elapsed;
             results.generator.pauses = pauses;
             let found = pauses.reached(&results);
             assert_eq!(found.is_some(), reached.is_some(), "{pauses:?}: {found:?}");

@@ -14,6 +14,17 @@ pub struct Report<'a> {
     pub results: &'a Results,
     /// The thresholds that the results are compared with.
     pub thresholds: &'a [Threshold],
+    /// What was not written, since the load did not wait for it.
+    pub unwritten: Unwritten,
+}
+
+/// Numbers of intervals that were not written, because who reads them was too slow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Unwritten {
+    /// Number of intervals that are not in the output.
+    pub intervals: u64,
+    /// Number of lines of progress that were not shown.
+    pub progress: u64,
 }
 
 /// The verdict on a run.
@@ -23,7 +34,7 @@ pub struct Report<'a> {
 pub enum Verdict {
     /// Every message was sent and came back.
     Ok,
-    /// A connection failed or was lost, or a message did not come back in time or could not be sent.
+    /// A connection failed or was lost, a message timed out or could not be sent, or no message was measured.
     Failed,
     /// Wrong bytes came back.
     Corrupt,
@@ -65,6 +76,8 @@ impl Report<'_> {
             Verdict::Failed
         } else if self.crossed().next().is_some() {
             Verdict::Threshold
+        } else if messages.echoed == 0 {
+            Verdict::Failed
         } else {
             Verdict::Ok
         }

@@ -92,13 +92,14 @@ pub struct Connections {
     pub fell_back: u64,
     /// Number of connections that ended early.
     pub lost: u64,
+    /// Number of connections that were not made yet when the run was stopped.
+    pub connecting: u64,
 }
 
 /// How late a loop was at the due times of its messages, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Lag {
-    /// The longest lag.
-    pub max: Nanos,
+    max: Nanos,
     sum: Nanos,
     count: u64,
 }
@@ -130,11 +131,6 @@ impl Statistics {
     /// Counts an error.
     pub(crate) fn count_error(&mut self, what: impl Into<String>) {
         *self.errors.entry(what.into()).or_default() += 1;
-    }
-
-    /// Returns the number of errors.
-    pub(crate) fn error_count(&self) -> u64 {
-        self.errors.values().sum()
     }
 
     /// Counts wrong bytes.
@@ -170,6 +166,7 @@ impl Statistics {
         self.connections.failed += other.connections.failed;
         self.connections.fell_back += other.connections.fell_back;
         self.connections.lost += other.connections.lost;
+        self.connections.connecting += other.connections.connecting;
         self.latencies.both.add(&other.latencies.both);
         self.latencies.due.add(&other.latencies.due);
         self.latencies.sent.add(&other.latencies.sent);
@@ -189,6 +186,11 @@ impl Lag {
         self.max = self.max.max(lag);
         self.sum += lag;
         self.count += 1;
+    }
+
+    /// Returns the longest lag, if any message was due.
+    pub fn max(&self) -> Option<Nanos> {
+        (self.count > 0).then_some(self.max)
     }
 
     /// Returns the mean lag.

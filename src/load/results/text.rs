@@ -5,10 +5,11 @@ use std::io::{self, Write};
 
 use crate::load::plan::{Plan, Stop};
 use crate::load::results::histogram::{Summary, micros};
-use crate::load::results::report::{Report, Verdict};
-use crate::load::results::series::Interval;
+use crate::load::results::report::{Report, Unwritten, Verdict};
+use crate::load::results::series::{Connecting, Interval, Update};
 use crate::load::results::statistics::Datagrams;
 use crate::load::results::whole_run::Results;
+use crate::load::results::words::{advice, counted};
 use crate::load::results::{addresses, outages, pauses};
 use crate::protocol::Kind;
 
@@ -24,42 +25,77 @@ pub fn write(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
     writeln!(out, "{}", report.target)?;
     parameters(out, &results.plan)?;
     counts(out, results)?;
-    if results.messages.echoed > 0 {
-        latencies(out, results)?;
+    rates(out, results)?;
+    addresses::text(out, results)?;
+    outages::text(out, &results.outages)?;
+    let mut notes = Vec::new();
+    errors(&mut notes, results)?;
+    generator(&mut notes, results)?;
+    unwritten(&mut notes, report.unwritten)?;
+    if let (Some(latency), Some(service)) = (results.latency.summary(), results.service.summary()) {
+        latencies(out, &results.plan, &latency, &service)?;
+        if !notes.is_empty() {
+            writeln!(out)?;
+        }
     }
-    for (what, n) in &results.errors {
-        writeln!(out, "error        {n} x {what}")?;
-    }
-    generator(out, results)?;
+    out.write_all(&notes)?;
     writeln!(out, "\n{}", conclusion(report))?;
     out.flush()
 }
 
 /// The line of progress.
-impl fmt::Display for Interval {
+impl fmt::Display for Update {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Interval { p99_so_far, connections, errors, .. } = self;
-        let (seconds, rate) = (self.elapsed.as_secs_f64(), self.rate());
+        match self {
+            Update::Connecting(connecting) => connecting.fmt(f),
+            Update::Interval(interval) => interval.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Connecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Connecting { requested, established, in_progress, failed, .. } = self;
+        let seconds = self.elapsed.as_secs_f64();
         write!(
             f,
-            "{seconds:6.1} s  {rate:9.0} messages/s  p99 so far {p99_so_far:9.1} us  \
-             {connections} connections  {errors} errors"
-        )
+            "{seconds:6.1} s  connecting: {established} of {requested} established, \
+             {in_progress} in progress, {failed} failed"
+        )?;
+        self.errors.iter().try_for_each(|(what, n)| write!(f, "; {n} x {what}"))
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, rate) = (self.elapsed.as_secs_f64(), self.rate());
+        write!(f, "{seconds:6.1} s  {rate:9.0} messages/s  ")?;
+        if let Some(p99) = self.p99_so_far {
+            write!(f, "p99 so far {p99:9.1} us  ")?;
+        }
+        let connections = counted(self.connections as u64, "connection");
+        write!(f, "{connections}  ")?;
+        if self.connecting > 0 {
+            write!(f, "{} connecting  ", self.connecting)?;
+        }
+        write!(f, "{}", counted(self.errors, "error"))
     }
 }
 
 fn parameters(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
-    let plural = |n: usize| if n == 1 { "" } else { "s" };
-    let (connections, threads) = (plan.connections, plan.threads);
-    write!(out, "{connections} connection{} on ", plural(connections))?;
-    write!(out, "{threads} thread{}, {} bytes a message, ", plural(threads), plan.shape)?;
+    write!(out, "{} on ", counted(plan.connections as u64, "connection"))?;
+    write!(out, "{}, ", counted(plan.threads as u64, "thread"))?;
+    match plan.shape.lengths() {
+        (1, 1) => write!(out, "1 byte a message, ")?,
+        _ => write!(out, "{} bytes a message, ", plan.shape)?,
+    }
     write!(out, "{} in flight each, ", plan.pipeline)?;
     match plan.rate {
         Some(rate) => write!(out, "open loop: {rate} messages/s in total")?,
         None => write!(out, "closed loop: as fast as it goes")?,
     }
     match plan.stop {
-        Stop::Messages(n) => write!(out, ", {n} messages")?,
+        Stop::Messages(n) => write!(out, ", {}", counted(n, "message"))?,
         Stop::After(duration) => write!(out, ", for {} s", duration.as_secs_f64())?,
     }
     if !plan.warm_up.is_zero() {
@@ -89,12 +125,16 @@ fn parameters(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
 }
 
 fn counts(out: &mut impl Write, results: &Results) -> io::Result<()> {
-    let Results { plan, messages, connections, by_connection, .. } = results;
-    writeln!(
+    let Results { plan, messages, connections, .. } = results;
+    write!(
         out,
         "connections  {} at once, {} established, {} failed, {} lost",
         plan.connections, connections.established, connections.failed, connections.lost
     )?;
+    match connections.connecting {
+        0 => writeln!(out)?,
+        n => writeln!(out, ", {n} still connecting")?,
+    }
     writeln!(
         out,
         "messages     {} sent, {} echoed, {} corrupt, {} timed out, {} lost, {} unsent",
@@ -108,31 +148,40 @@ fn counts(out: &mut impl Write, results: &Results) -> io::Result<()> {
     if let Some(Datagrams { late, duplicate, reordered, .. }) = results.datagrams {
         writeln!(out, "datagrams    {late} late, {duplicate} duplicate, {reordered} reordered")?;
     }
-    let rate = results.rate();
-    writeln!(
-        out,
-        "throughput   {rate:.0} messages/s, {:.2} MiB/s each way, for {:.3} s",
-        results.byte_rate() / (1024.0 * 1024.0),
-        results.elapsed.as_secs_f64()
-    )?;
-    let is_connecting = plan.reconnects() || plan.connect_rate.is_some();
-    if is_connecting && connections.established > 0 {
-        let summary = results.connect.summary();
+    Ok(())
+}
+
+fn rates(out: &mut impl Write, results: &Results) -> io::Result<()> {
+    if let (Some(rate), Some(byte_rate)) = (results.rate(), results.byte_rate()) {
+        writeln!(
+            out,
+            "throughput   {rate:.*} messages/s, {:.2} MiB/s each way, for {:.3} s",
+            if rate < 10.0 { 2 } else { 0 },
+            byte_rate / (1024.0 * 1024.0),
+            results.elapsed.as_secs_f64()
+        )?;
+    }
+    let is_connecting = results.plan.reconnects() || results.plan.connect_rate.is_some();
+    if let Some(summary) = results.connect.summary().filter(|_| is_connecting) {
         let (unit, scale) = unit(&summary);
         let [p50, p99, max] = [summary.p50, summary.p99, summary.max].map(|time| time / scale);
         writeln!(out, "connects     50% took {p50:.1} {unit}, 99% {p99:.1}, the longest {max:.1}")?;
     }
-    let slowest = by_connection.iter().min().unwrap_or(&0);
-    let fastest = by_connection.iter().max().unwrap_or(&0);
-    writeln!(out, "slowest and fastest connection: {slowest} and {fastest} messages")?;
-    addresses::text(out, results)?;
-    outages::text(out, &results.outages)
+    if let Some((slowest, fastest)) = results.slowest_and_fastest() {
+        let fastest = counted(fastest, "message");
+        writeln!(out, "slowest and fastest connection: {slowest} and {fastest}")?;
+    }
+    Ok(())
 }
 
-fn latencies(out: &mut impl Write, results: &Results) -> io::Result<()> {
-    let (latency, service) = (results.latency.summary(), results.service.summary());
-    let (unit, scale) = unit(&latency);
-    let (since, with_service) = match (results.plan.rate, results.plan.reconnects()) {
+fn latencies(
+    out: &mut impl Write,
+    plan: &Plan,
+    latency: &Summary,
+    service: &Summary,
+) -> io::Result<()> {
+    let (unit, scale) = unit(latency);
+    let (since, with_service) = match (plan.rate, plan.reconnects()) {
         (Some(_), _) => ("a message was due", true),
         (None, true) => ("a message could go, its connect included,", true),
         (None, false) => ("a message was sent", false),
@@ -140,24 +189,38 @@ fn latencies(out: &mut impl Write, results: &Results) -> io::Result<()> {
     write!(out, "\nlatency in {unit}, from when {since} until all of it was back")?;
     writeln!(out, "{}", if with_service { "; service, from when it was sent" } else { "" })?;
     let longest = latency.max.max(f64::MIN_POSITIVE);
-    for ((name, latency), (_, service)) in table(&latency).into_iter().zip(table(&service)) {
+    for ((name, latency), (_, service)) in table(latency).into_iter().zip(table(service)) {
         write!(out, "  {name:>6} {:12.1}", latency / scale)?;
         if with_service {
             write!(out, " {:12.1}", service / scale)?;
         }
         writeln!(out, "  {}", bar(latency / longest))?;
     }
-    writeln!(out)
+    Ok(())
+}
+
+fn errors(out: &mut impl Write, results: &Results) -> io::Result<()> {
+    for (what, n) in &results.errors {
+        match advice(what) {
+            Some(advice) => writeln!(out, "error        {n} x {what} ({advice})")?,
+            None => writeln!(out, "error        {n} x {what}")?,
+        }
+    }
+    Ok(())
 }
 
 fn generator(out: &mut impl Write, results: &Results) -> io::Result<()> {
     let generator = &results.generator;
-    let (used, wanted) = (generator.cpu * 100.0, generator.demand * 100.0);
-    write!(out, "generator    {used:.0}% of its processor time used, {wanted:.0}% wanted")?;
-    if results.plan.rate.is_some() {
-        write!(out, ", at most {:.1} us behind its schedule", micros(generator.lag.max))?;
+    let usage = generator.cpu.zip(generator.demand).map(|(used, wanted)| {
+        let (used, wanted) = (used * 100.0, wanted * 100.0);
+        format!("{used:.0}% of its processor time used, {wanted:.0}% wanted")
+    });
+    let lag = generator.lag.max().map(micros);
+    let lag = lag.map(|lag| format!("at most {lag:.1} us behind its schedule"));
+    let figures: Vec<String> = usage.into_iter().chain(lag).collect();
+    if !figures.is_empty() {
+        writeln!(out, "generator    {}", figures.join(", "))?;
     }
-    writeln!(out)?;
     pauses::text(out, results)?;
     if results.is_limited() && results.generator.pauses.reached(results).is_none() {
         writeln!(
@@ -169,18 +232,30 @@ fn generator(out: &mut impl Write, results: &Results) -> io::Result<()> {
     Ok(())
 }
 
+fn unwritten(out: &mut impl Write, unwritten: Unwritten) -> io::Result<()> {
+    for (n, what) in [(unwritten.intervals, "interval"), (unwritten.progress, "line of progress")] {
+        if n > 0 {
+            writeln!(out, "output       {n} x {what} left out: it was not read in time")?;
+        }
+    }
+    Ok(())
+}
+
 /// Returns the verdict in one line.
 fn conclusion(report: &Report<'_>) -> String {
     let results = report.results;
+    let nothing = if results.messages.echoed == 0 { "no message was measured; " } else { "" };
     match (report.verdict(), &results.first_corruption) {
         (Verdict::Ok, _) => "ok: all that was sent came back, every byte of it checked".into(),
+        (Verdict::Failed, _) if results.messages.sent == 0 && results.errors.is_empty() => {
+            "failed: no message was measured: it needs a longer -d, or a shorter --warm-up".into()
+        }
         (Verdict::Failed, _) => format!(
-            "failed: {} errors; {} connections failed, {} were lost; {} messages timed out, \
-             {} were lost, {} could not be sent",
-            results.error_count(),
-            results.connections.failed,
+            "failed: {nothing}{}; {} failed, {} lost; {} timed out, {} lost, {} unsent",
+            counted(results.error_count(), "error"),
+            counted(results.connections.failed, "connection"),
             results.connections.lost,
-            results.messages.timed_out,
+            counted(results.messages.timed_out, "message"),
             results.messages.lost,
             results.messages.unsent
         ),
@@ -191,11 +266,16 @@ fn conclusion(report: &Report<'_>) -> String {
         (Verdict::Corrupt, None) => "corrupt: ".into(),
         (Verdict::Threshold, _) => {
             let crossed = report.crossed().map(|threshold| {
-                format!("{threshold}, it was {}", threshold.measured_text(results))
+                let measured = threshold.measured_text(results);
+                let measured =
+                    measured.map_or("no data".into(), |figure| format!("it was {figure}"));
+                format!("{threshold}, {measured}")
             });
-            format!("threshold: {}", crossed.collect::<Vec<_>>().join("; "))
+            format!("threshold: {nothing}{}", crossed.collect::<Vec<_>>().join("; "))
         }
-        (Verdict::Interrupted, _) => "interrupted: this is what was measured so far".into(),
+        (Verdict::Interrupted, _) => {
+            format!("interrupted: {nothing}this is what was measured so far")
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Conditions that make a run without errors fail: `p99>5ms`, `rate<100k`, `errors>0`.
+//! Conditions that make a run without errors fail: `p99>5ms`, `rate<100k`, `errors>0`, `errors>1%`.
 
 use std::error::Error;
 use std::fmt;
@@ -13,8 +13,10 @@ pub struct Threshold {
     text: String,
     metric: Metric,
     comparison: Comparison,
-    /// The limit in nanoseconds, in messages a second, or as a count.
+    /// The limit in nanoseconds, in messages a second, as a count, or in percent.
     limit: f64,
+    /// Whether the figure is taken in percent of the messages.
+    is_percentage: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,19 +60,29 @@ const METRICS: [(&str, Metric); 11] = [
 ];
 
 impl Threshold {
-    /// Returns the measured figure with its unit.
-    pub fn measured_text(&self, results: &Results) -> String {
-        let value = self.metric.value(results);
-        match self.metric {
+    /// Returns the measured figure with its unit, if there is one.
+    pub fn measured_text(&self, results: &Results) -> Option<String> {
+        let value = self.measured(results)?;
+        Some(match self.metric {
+            _ if self.is_percentage => format!("{value:.3}%"),
             metric if metric.is_a_time() => format!("{:.3}us", value / 1e3),
             Metric::Rate => format!("{value:.1}"),
             _ => format!("{value}"),
+        })
+    }
+
+    fn measured(&self, results: &Results) -> Option<f64> {
+        let value = self.metric.value(results)?;
+        match results.messages.sent {
+            _ if !self.is_percentage => Some(value),
+            0 => None,
+            sent => Some(value / sent as f64 * 100.0),
         }
     }
 
-    /// Returns whether the comparison is true.
+    /// Returns whether the comparison is true. Where nothing was measured, nothing tells that it is not.
     pub fn is_crossed(&self, results: &Results) -> bool {
-        let value = self.metric.value(results);
+        let Some(value) = self.measured(results) else { return true };
         match self.comparison {
             Comparison::Above => value > self.limit,
             Comparison::AtLeast => value >= self.limit,
@@ -89,14 +101,18 @@ impl Metric {
         (0.0..=100.0).contains(&percent).then_some(Metric::Quantile(percent / 100.0))
     }
 
-    fn value(self, results: &Results) -> f64 {
+    fn value(self, results: &Results) -> Option<f64> {
         let latency = &results.latency;
-        match self {
+        let is_out = self == Metric::Outage && results.outages.count > 0;
+        if self.is_a_time() && latency.is_empty() && !is_out {
+            return None;
+        }
+        Some(match self {
             Metric::Quantile(part) => latency.quantile(part) as f64,
             Metric::Mean => latency.mean(),
             Metric::Min => latency.min() as f64,
             Metric::Max => latency.max() as f64,
-            Metric::Rate => results.rate(),
+            Metric::Rate => return results.rate(),
             Metric::Errors => results.error_count() as f64,
             Metric::Failed => results.connections.failed as f64,
             Metric::Lost => results.connections.lost as f64,
@@ -104,7 +120,31 @@ impl Metric {
             Metric::TimedOut => results.messages.timed_out as f64,
             Metric::Unsent => results.messages.unsent as f64,
             Metric::Outage => results.outages.longest.as_nanos() as f64,
-        }
+        })
+    }
+
+    /// Parses a limit, and returns whether it is in percent.
+    fn limit(self, text: &str) -> Result<(f64, bool), ThresholdError> {
+        let limit = match text.strip_suffix('%') {
+            Some(percent) if self.is_of_messages() => {
+                let percent = if percent == "0" { 0 } else { units::rate(percent)? };
+                return Ok((percent as f64 / 1e3, true));
+            }
+            Some(_) => {
+                let error =
+                    "only errors, corrupt, timed_out and unsent can be in %, of the messages";
+                return Err(ThresholdError(error.into()));
+            }
+            None if self.is_a_time() => units::duration(text)?.as_nanos() as f64,
+            None if text == "0" => 0.0,
+            None if self == Metric::Rate => units::rate(text)? as f64 / 1e3,
+            None => units::count(text)? as f64,
+        };
+        Ok((limit, false))
+    }
+
+    fn is_of_messages(self) -> bool {
+        matches!(self, Metric::Errors | Metric::Corrupt | Metric::TimedOut | Metric::Unsent)
     }
 
     fn is_a_time(self) -> bool {
@@ -151,12 +191,8 @@ impl FromStr for Threshold {
             _ if rest.starts_with('>') => (Comparison::Above, &rest[1..]),
             _ => (Comparison::Below, &rest[1..]),
         };
-        let limit = match limit.trim() {
-            limit if metric.is_a_time() => units::duration(limit)?.as_nanos() as f64,
-            "0" => 0.0,
-            limit => units::count(limit)? as f64,
-        };
-        Ok(Threshold { text: text.to_owned(), metric, comparison, limit })
+        let (limit, is_percentage) = metric.limit(limit.trim())?;
+        Ok(Threshold { text: text.to_owned(), metric, comparison, limit, is_percentage })
     }
 }
 
@@ -181,6 +217,7 @@ mod tests {
         for ms in 1..=100 {
             statistics.latencies.record(InFlight { due: 0, sent: ms }, ms * 1_000_000);
         }
+        statistics.messages.sent = 100;
         statistics.messages.arrived = 100;
         statistics.count_error("connection refused");
         let target = Address::Tcp(([127, 0, 0, 1], 7).into());
@@ -203,11 +240,47 @@ mod tests {
             ("rate<1k", true),
             ("errors>0", true),
             ("errors>1", false),
+            ("errors>=1%", true),
+            ("errors>1%", false),
+            ("errors>0.5%", true),
+            ("timed_out>0%", false),
+            ("unsent>0%", false),
+            ("p99>98.5ms", true),
+            ("p99>1m30s", false),
+            ("rate<0.05k", false),
+            ("rate<50.5", true),
             ("lost>0", false),
             ("corrupt<=0", true),
         ] {
             let threshold: Threshold = text.parse().unwrap();
             assert_eq!(threshold.is_crossed(&results()), holds, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_measured_crosses_every_threshold_on_it() {
+        let target = Address::Tcp(([127, 0, 0, 1], 7).into());
+        let plan = Plan::builder(vec![target]).build().unwrap();
+        let results = Results::new(plan, Statistics::default());
+        for text in
+            ["p99>1h", "p50<1h", "max>1h", "mean>1h", "min<1us", "rate<1", "errors>1%", "outage>1h"]
+        {
+            let threshold: Threshold = text.parse().unwrap();
+            assert!(threshold.is_crossed(&results), "{text}");
+            assert_eq!(threshold.measured_text(&results), None, "{text}");
+        }
+        assert!(!"errors>0".parse::<Threshold>().unwrap().is_crossed(&results));
+    }
+
+    #[test]
+    fn a_latency_of_hours_crosses_what_is_below_it_only() {
+        const HOUR: u64 = 3_600_000_000_000;
+        let mut statistics = Statistics::default();
+        statistics.latencies.record(InFlight { due: 0, sent: 0 }, 2 * HOUR);
+        let target = Address::Tcp(([127, 0, 0, 1], 7).into());
+        let results = Results::new(Plan::builder(vec![target]).build().unwrap(), statistics);
+        for (text, holds) in [("p99>90m", true), ("p99>1h59m", true), ("max>2h1m", false)] {
+            assert_eq!(text.parse::<Threshold>().unwrap().is_crossed(&results), holds, "{text}");
         }
     }
 
@@ -218,7 +291,11 @@ mod tests {
             ("p101>5ms", "unknown metric `p101`"),
             ("speed<5", "unknown metric `speed`"),
             ("p99>5", "a duration"),
-            ("rate<5ms", "a count"),
+            ("rate<5ms", "a rate"),
+            ("p99>5%", "only errors"),
+            ("rate<5%", "only errors"),
+            ("errors>1.5", "a count"),
+            ("errors>%", "a rate"),
             ("", "no < or >"),
         ] {
             let error = text.parse::<Threshold>().unwrap_err().to_string();

@@ -8,13 +8,16 @@ use crate::load::plan::Plan;
 use crate::load::results::addresses::AddressCounts;
 use crate::load::results::histogram::Histogram;
 use crate::load::results::pauses::Pauses;
-use crate::load::results::series::{Interval, per_second};
+use crate::load::results::series::per_second;
 use crate::load::results::statistics::{
     Connections, Corruption, Datagrams, Lag, Messages, Statistics,
 };
 
 /// A loop that used this part of a processor, or wanted to, was the limit itself.
 const SATURATED: f64 = 0.95;
+
+/// What the load tester itself used needs this much measured time to mean anything.
+pub(crate) const SHORT: Duration = Duration::from_millis(100);
 
 /// So was a loop that was this late on average, in nanoseconds.
 const LATE: u64 = 1_000_000;
@@ -54,18 +57,17 @@ pub struct Results {
     pub first_corruption: Option<Corruption>,
     /// What the load tester itself used.
     pub generator: Generator,
-    /// The intervals, if the plan asks for them.
-    pub intervals: Vec<Interval>,
 }
 
 /// What the load tester itself used.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct Generator {
-    /// Processor time of the loops, as a part of the time that they ran.
-    pub cpu: f64,
-    /// The most processor time that a loop used or waited for, as a part of the time that it ran.
-    pub demand: f64,
+    /// Processor time of the loops, as a part of the time that they ran. `None` if that was short.
+    pub cpu: Option<f64>,
+    /// The most processor time that a loop used or waited for, as a part of the time that it ran. `None`
+    /// if that was short.
+    pub demand: Option<f64>,
     /// How late the loops were at the due times of the messages.
     pub lag: Lag,
     /// When the load tester could not run.
@@ -90,23 +92,36 @@ impl Results {
             errors: statistics.errors,
             first_corruption: statistics.first_corruption,
             generator: Generator { lag: statistics.lag, ..Generator::default() },
-            intervals: Vec::new(),
             plan,
         }
     }
 
     /// Returns the number of messages a second. The count and the time are of the same period: what
-    /// was in flight at its beginning makes up for what is in flight at its end.
-    pub fn rate(&self) -> f64 {
-        per_second(self.messages.arrived, self.elapsed)
+    /// was in flight at its beginning makes up for what is in flight at its end. `None` if there was
+    /// nothing to count.
+    pub fn rate(&self) -> Option<f64> {
+        let Messages { sent, arrived, .. } = self.messages;
+        let is_measured = !self.elapsed.is_zero() && (sent > 0 || arrived > 0);
+        is_measured.then(|| per_second(arrived, self.elapsed))
     }
 
     /// Returns the number of bytes a second that came back in the same time.
-    pub fn byte_rate(&self) -> f64 {
-        match self.plan.shape.lengths() {
-            (min, max) if min == max => self.rate() * min as f64,
+    pub fn byte_rate(&self) -> Option<f64> {
+        self.rate().map(|rate| match self.plan.shape.lengths() {
+            (min, max) if min == max => rate * min as f64,
             _ => per_second(self.messages.arrived_bytes, self.elapsed),
-        }
+        })
+    }
+
+    /// Returns whether the measured time tells anything about the load tester itself.
+    pub fn is_long_enough(&self) -> bool {
+        self.elapsed >= SHORT
+    }
+
+    /// Returns the least and the most messages that came back on a connection, if any stood.
+    pub fn slowest_and_fastest(&self) -> Option<(u64, u64)> {
+        let (min, max) = (self.by_connection.iter().min()?, self.by_connection.iter().max()?);
+        (self.connections.established > 0).then_some((*min, *max))
     }
 
     /// Returns the number of errors.
@@ -117,9 +132,9 @@ impl Results {
     /// Returns whether the load tester, and not the server, was the limit.
     pub fn is_limited(&self) -> bool {
         // Busy polling uses a whole processor by design.
-        let is_saturated = self.plan.busy_poll.is_none() && self.generator.demand >= SATURATED;
-        is_saturated
-            || self.generator.lag.mean() >= LATE
+        let is_saturated = self.generator.demand.is_some_and(|demand| demand >= SATURATED);
+        let is_late = self.generator.lag.mean() >= LATE;
+        self.is_long_enough() && (is_saturated && self.plan.busy_poll.is_none() || is_late)
             || self.generator.pauses.reached(self).is_some()
     }
 

@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, Socket as Unconnected, Type};
 use crate::load::clock::Nanos;
 use crate::load::lookup::Lookup;
 use crate::load::plan::Plan;
+use crate::load::rate::Rate;
 use crate::load::worker::targets::Targets;
 use crate::net::address::Address;
 use crate::net::deadline::after;
@@ -165,14 +166,13 @@ pub(super) struct FullBacklog {
 
 impl ConnectQueue {
     pub(super) fn new(plan: &Plan, thread: usize) -> ConnectQueue {
-        let interval = |rate: u64| Duration::from_secs(1).div_f64(rate as f64);
         ConnectQueue {
             slots: VecDeque::new(),
             begun: 0,
             turn: 0,
             thread: thread as u64,
             threads: plan.threads as u64,
-            interval: plan.connect_rate.map(interval),
+            interval: plan.connect_rate.map(Rate::interval),
             backlog: None,
         }
     }
@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn connects_at_a_rate_are_not_made_up_for_when_none_was_wanted() {
-        let plan = Plan::builder(vec![Address::Tcp((LOOPBACK, 7).into())]).connect_rate(10);
+        let target = Address::Tcp((LOOPBACK, 7).into());
+        let plan = Plan::builder(vec![target]).connect_rate(Rate::from(10));
         let mut queue = ConnectQueue::new(&plan.build().unwrap(), 0);
         queue.slots.push_back(0);
         queue.catch_up(5_000_000_000);

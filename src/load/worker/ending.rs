@@ -87,8 +87,18 @@ impl<C: Connect> Connections<C> {
         messages.filter(|message| self.workload.schedule.is_measured(message.due)).count() as u64
     }
 
-    /// Counts the messages of the connections that are still open, at the end.
+    /// Counts the messages of the connections that are still open, at the end, and the connects that are
+    /// not complete. Of those nothing else would tell why no message was ever due.
     pub(super) fn count_open(&mut self) {
+        let not_made =
+            self.workload.connecting + self.connect_queue.slots.len() + self.retries.waiting;
+        self.workload.statistics.connections.connecting += not_made as u64;
+        let established = self.workload.statistics.connections.established;
+        if self.workload.schedule.start().is_none() || established == 0 {
+            for _ in 0..self.workload.connecting {
+                self.workload.statistics.count_error("no answer to a connect, until the end");
+            }
+        }
         for (_, client) in &self.clients {
             self.workload.slots[client.slot()].echoed += client.echoed();
         }

@@ -68,6 +68,8 @@ pub(crate) struct Finished {
     pub(crate) workload: Workload,
     /// The end of the measured time.
     pub(crate) until: Nanos,
+    /// When the loop has ended.
+    pub(crate) ended: Nanos,
     pub(crate) usage: Usage,
     pub(crate) pauses: Pauses,
     pub(crate) addresses: Vec<AddressCounts>,
@@ -268,13 +270,16 @@ impl<C: Connect> Worker<C> {
         self.connections.count_open();
         let now = self.connections.workload.now();
         let instant = self.connections.workload.instant(now);
-        self.reporter.send_last(&self.connections, instant);
+        // Before the last snapshot, which may have to wait.
+        let usage = Usage::of_this_thread() - self.usage_at_start;
         let machine = Machine::now();
+        self.reporter.send_last(&self.connections, instant);
         let Connections { workload, gaps, connector, .. } = self.connections;
         Finished {
+            ended: now,
             until: workload.measured_until(now, stopped),
             workload,
-            usage: Usage::of_this_thread() - self.usage_at_start,
+            usage,
             pauses: Pauses {
                 longest_gap: gaps.longest,
                 gaps: gaps.sum,

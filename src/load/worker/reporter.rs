@@ -12,8 +12,8 @@ use crate::load::worker::workload::Workload;
 pub(crate) struct Reporter {
     pub(crate) thread: usize,
     interval: Option<Duration>,
-    /// Number of snapshots that were due.
-    sent: u32,
+    /// When the last snapshot was due.
+    last: At,
     receiver: SyncSender<Snapshot>,
 }
 
@@ -23,20 +23,30 @@ impl Reporter {
         interval: Option<Duration>,
         receiver: SyncSender<Snapshot>,
     ) -> Reporter {
-        Reporter { thread, interval, sent: 0, receiver }
+        Reporter { thread, interval, last: At::Connecting(0), receiver }
     }
 
-    /// Returns when the next snapshot is due, if the messages have begun.
+    /// Returns when the next snapshot is due, if any.
     pub(super) fn next_at(&self, workload: &Workload) -> Option<Instant> {
-        let start = workload.instant(workload.schedule.start()?);
-        start.checked_add(self.interval?.checked_mul(self.sent + 1)?)
+        let (At::Connecting(n) | At::Interval(n)) = self.next(workload) else { return None };
+        begin(workload).checked_add(self.interval?.checked_mul(n)?)
+    }
+
+    /// The intervals are counted anew when the messages begin.
+    fn next(&self, workload: &Workload) -> At {
+        match self.last {
+            At::Connecting(n) if workload.schedule.start().is_none() => At::Connecting(n + 1),
+            At::Connecting(_) => At::Interval(1),
+            At::Interval(n) => At::Interval(n + 1),
+            At::End => At::End,
+        }
     }
 
     /// Sends the snapshot that is due. If the receiver is slow, it is dropped, and the load goes on.
     pub(super) fn send<C>(&mut self, connections: &Connections<C>) {
-        self.sent += 1;
-        let at = At::Interval(self.sent);
-        let _ = self.receiver.try_send(self.snapshot(connections, at, connections.now.instant));
+        self.last = self.next(&connections.workload);
+        let now = connections.now.instant;
+        let _ = self.receiver.try_send(self.snapshot(connections, self.last, now));
     }
 
     /// Sends the last snapshot, if there are intervals. It waits for a slow receiver, since the load has
@@ -49,16 +59,27 @@ impl Reporter {
     }
 
     fn snapshot<C>(&self, connections: &Connections<C>, at: At, now: Instant) -> Snapshot {
-        let Workload { schedule, statistics, .. } = &connections.workload;
-        let start = schedule.start().map_or(now, |start| connections.workload.instant(start));
+        let workload = &connections.workload;
+        let statistics = &workload.statistics;
+        // A loop that ends before the messages begin has no part in their time.
+        let is_part = at != At::End || workload.schedule.start().is_some();
+        let begin = if is_part { begin(workload) } else { now };
         Snapshot {
             thread: self.thread,
             at,
-            elapsed: now.saturating_duration_since(start),
+            elapsed: now.saturating_duration_since(begin),
             echoed: statistics.messages.returned,
             latency: statistics.latencies.latency(),
-            connections: connections.clients.len() - connections.workload.connecting,
-            errors: statistics.error_count(),
+            requested: workload.slots.len(),
+            connections: connections.clients.len() - workload.connecting,
+            in_progress: workload.connecting,
+            failed: statistics.connections.failed,
+            errors: statistics.errors.clone(),
         }
     }
+}
+
+/// Returns when the messages began, or the run, if they have not.
+fn begin(workload: &Workload) -> Instant {
+    workload.instant(workload.schedule.start().unwrap_or(0))
 }

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Retries {
     due: Deadlines,
     /// Number of those that wait.
-    waiting: usize,
+    pub(super) waiting: usize,
     /// Whether what was lost is made again, now or at all.
     pub(super) is_on: bool,
     seed: u64,

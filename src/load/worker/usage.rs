@@ -40,9 +40,19 @@ impl Usage {
         }
     }
 
+    /// Returns the part of the time in which the thread used a processor.
+    pub(crate) fn used(&self) -> f64 {
+        self.part(self.cpu)
+    }
+
     /// Returns the part of the time in which the thread used a processor or waited for one.
     pub(crate) fn demand(&self) -> f64 {
-        (self.cpu + self.waited).as_secs_f64() / self.wall.as_secs_f64().max(f64::MIN_POSITIVE)
+        self.part(self.cpu + self.waited)
+    }
+
+    /// The clocks of the system are not all as fine: a part is never more than the whole.
+    fn part(&self, time: Duration) -> f64 {
+        (time.as_secs_f64() / self.wall.as_secs_f64().max(f64::MIN_POSITIVE)).min(1.0)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Accept, and what to do when it fails.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::os::fd::OwnedFd;
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use log::trace;
 use mio::event::Source;
+use rustix::io::Errno;
 
 use crate::net::address::Address;
 use crate::net::bind::Bound;
@@ -14,6 +16,7 @@ use crate::net::endpoint::Endpoint;
 use crate::net::socket::Socket;
 use crate::server::listener::bind;
 use crate::server::listener::options::ListenOptions;
+use crate::server::listener::path::Patience;
 use crate::server::listener::socket::Listener;
 use crate::server::warnings::RateLimitedWarning;
 
@@ -68,8 +71,9 @@ impl Listeners {
         endpoints: &[Endpoint],
         options: &ListenOptions,
     ) -> io::Result<Listeners> {
+        let patience = Patience::default();
         let adopted = inherited.into_iter().map(|socket| Ok(vec![bind::adopt(socket, options)?]));
-        let bound = endpoints.iter().map(|endpoint| bind::bind(endpoint, options));
+        let bound = endpoints.iter().map(|endpoint| bind::bind(endpoint, options, &patience));
         let mut sockets: Vec<Listener> = Vec::new();
         for (number, listeners) in adopted.chain(bound).enumerate() {
             for mut listener in listeners? {
@@ -169,6 +173,8 @@ impl Listeners {
     ///   closes.
     /// - `ECONNABORTED` may be repeated: many peers can give up at once. Only a turn that had no other answer
     ///   ends in the pause, since an error that never stops would keep the loop from sleeping.
+    /// - `EINVAL`: another process that has the socket has shut it down (shutdown(2)). Nobody comes, unless it
+    ///   listens again, and then an event says so. The other listeners need not pause for it.
     pub fn accept(&mut self, now: Instant) -> Option<(Socket, Address)> {
         if self.paused_until.is_some_and(|until| until > now) {
             return None;
@@ -188,15 +194,24 @@ impl Listeners {
                 }
                 Err(e) => {
                     let address = listener.address().clone();
-                    if self.is_local(&e) {
-                        self.warning.warn(now, format_args!("cannot accept on {address}: {e}"));
-                        self.paused_until = now.checked_add(PAUSE);
+                    if listener.failure == Some(Errno::INVAL) {
+                        listener.owed = false;
+                        self.errors += 1;
+                        self.warning.warn(now, format_args!("nobody can come to {address}: {e}"));
+                    } else if self.is_local(&e) {
+                        self.pause(now, format_args!("cannot accept on {address}: {e}"));
                         return None;
                     }
                 }
             }
         }
         None
+    }
+
+    /// Leaves accept alone for a while, and warns why.
+    pub(crate) fn pause(&mut self, now: Instant, reason: fmt::Arguments<'_>) {
+        self.warning.warn(now, reason);
+        self.paused_until = now.checked_add(PAUSE);
     }
 
     /// Counts an error, and returns whether it is local: then the next accept would fail as well.
@@ -220,9 +235,22 @@ impl Listeners {
     }
 
     /// Closes the listeners whose backlog is empty. Closing a listener while connections wait in its
-    /// backlog makes the kernel reset them.
-    pub fn close_empty(&mut self) {
-        self.sockets.retain(|listener| listener.owed);
+    /// backlog makes the kernel reset them. Where accept fails, the backlog itself is asked.
+    ///
+    /// `any_open` says whether connections are open that may close. Without any, no file comes back to a
+    /// process that has run out of files (`EMFILE`): then one listener is closed for the sake of the others,
+    /// and in the end the last one. What the whole system lacks (`ENFILE`, `ENOMEM`) others may give back.
+    pub fn close_empty(&mut self, any_open: bool) {
+        let before = self.sockets.len();
+        self.sockets.retain(|l| l.owed && (l.failure.is_none() || l.has_waiting()));
+        if self.sockets.len() == before && !any_open {
+            let lacks_file = |l: &Listener| l.failure == Some(Errno::MFILE);
+            self.sockets.iter().position(lacks_file).map(|i| self.sockets.swap_remove(i));
+        }
+        if self.sockets.len() < before {
+            // This has freed files.
+            self.end_pause();
+        }
     }
 
     /// Closes every listener. Connections that wait in a backlog are reset.

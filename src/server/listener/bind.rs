@@ -3,20 +3,26 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use rustix::fs::{OFlags, fcntl_setfl};
 use socket2::{Socket, Type};
 
 use crate::net::address::Address;
 use crate::net::bind::bind_endpoint;
 use crate::net::endpoint::Endpoint;
 use crate::server::listener::options::ListenOptions;
+use crate::server::listener::path::Patience;
 use crate::server::listener::socket::Listener;
-use crate::server::listener::{tcp, unix};
+use crate::server::listener::{inherited, tcp, unix};
 
 /// Binds every address of the endpoint, all on one port.
-pub(crate) fn bind(endpoint: &Endpoint, options: &ListenOptions) -> io::Result<Vec<Listener>> {
+pub(crate) fn bind(
+    endpoint: &Endpoint,
+    options: &ListenOptions,
+    patience: &Patience,
+) -> io::Result<Vec<Listener>> {
     bind_endpoint(endpoint, |address| match address {
         Address::Tcp(address) => tcp::listen(*address, options),
-        Address::Unix(path) => unix::listen(path, options),
+        Address::Unix(path) => unix::listen(path, options, patience),
         Address::Udp(_) => {
             let reason = "a server serves streams, and datagrams are for an event source";
             Err(io::Error::new(ErrorKind::InvalidInput, reason))
@@ -40,13 +46,18 @@ fn adopt_socket(socket: Socket, options: &ListenOptions) -> io::Result<Listener>
                       Accept=no";
         return Err(io::Error::new(ErrorKind::InvalidInput, reason));
     }
-    // It may block: then the first accept from an empty backlog would stop the loop.
-    socket.set_nonblocking(true)?;
-    if socket.local_addr()?.is_unix() {
-        return Listener::unix(socket, None);
-    }
-    tcp::set_inherited_options(&socket, options)?;
-    Listener::tcp(socket)
+    // It may block: then the first accept from an empty backlog would stop the loop. And a client that
+    // connects may bring a signal (O_ASYNC, fcntl(2)), which ends whoever does not expect it.
+    fcntl_setfl(&socket, OFlags::NONBLOCK)?;
+    let mut listener = if socket.local_addr()?.is_unix() {
+        inherited::refuse_files(&socket)?;
+        Listener::unix(socket, None)?
+    } else {
+        inherited::prepare(&socket, options)?;
+        Listener::tcp(socket)?
+    };
+    listener.until_empty = Some(options.clone());
+    Ok(listener)
 }
 
 /// Asks the kernel. Calling listen(2) to find out would change the backlog that the socket's owner has

@@ -5,6 +5,7 @@
 
 mod accept;
 mod bind;
+mod inherited;
 mod options;
 mod path;
 mod socket;

@@ -1,12 +1,12 @@
-//! TCP server sockets, and the options that their connections inherit.
+//! TCP server sockets.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use socket2::{Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Protocol, Type};
 
 use crate::net::bind::socket_for;
+use crate::server::listener::inherited;
 use crate::server::listener::options::ListenOptions;
 use crate::server::listener::socket::Listener;
 
@@ -23,60 +23,8 @@ pub(crate) fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result
     if options.reuse_port {
         socket.set_reuse_port(true)?;
     }
-    set_inherited_options(&socket, options)?;
     socket.bind(&address.into())?;
+    inherited::prepare(&socket, options)?;
     socket.listen(options.backlog())?;
     Listener::tcp(socket)
-}
-
-/// Sets the options that connections inherit from their server socket, which saves each of them the
-/// system calls (tcp(7)).
-pub(crate) fn set_inherited_options(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
-    // An answer is sent as soon as it is there. Nagle's algorithm would hold a small one back until the
-    // peer has acknowledged the one before.
-    socket.set_tcp_nodelay(true)?;
-    if let Some(name) = &options.congestion {
-        set_congestion(socket, name)?;
-    }
-    match options.keepalive {
-        Some(idle) => set_keepalive(socket, idle),
-        None => Ok(()),
-    }
-}
-
-#[cfg(any(target_os = "linux", target_os = "freebsd"))]
-fn set_congestion(socket: &Socket, name: &str) -> io::Result<()> {
-    socket.set_tcp_congestion(name.as_bytes()).map_err(|e| {
-        let advice = match e.kind() {
-            ErrorKind::NotFound => {
-                "those that it has are in net.ipv4.tcp_available_congestion_control"
-            }
-            _ => "those that anybody may use are in net.ipv4.tcp_allowed_congestion_control",
-        };
-        let reason = format!("the kernel refuses the congestion control `{name}`: {e}; {advice}");
-        io::Error::other(reason)
-    })
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
-fn set_congestion(_: &Socket, _: &str) -> io::Result<()> {
-    Err(io::Error::new(
-        ErrorKind::Unsupported,
-        "congestion control cannot be chosen on this system",
-    ))
-}
-
-/// A peer that vanished says nothing. After `idle` without a byte the kernel sends three probes, a third of
-/// `idle` apart (tcp(7)), and then ends the connection. In the same time it ends a connection whose peer
-/// takes nothing of what it is owed, even if it keeps answering with a closed window (`TCP_USER_TIMEOUT`,
-/// RFC 5482).
-fn set_keepalive(socket: &Socket, idle: Duration) -> io::Result<()> {
-    const PROBES: u32 = 3;
-    let interval = (idle / PROBES).max(Duration::from_secs(1));
-    let keepalive =
-        TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(PROBES);
-    socket.set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(idle + interval * PROBES))?;
-    Ok(())
 }

@@ -6,18 +6,29 @@ use std::path::Path;
 
 use socket2::{Domain, Socket, Type};
 
+use crate::server::listener::inherited;
 use crate::server::listener::options::ListenOptions;
-use crate::server::listener::path::{BoundPath, lock_folder};
+use crate::server::listener::path::{BoundPath, Patience, lock_folder, mode_at_bind};
 use crate::server::listener::socket::Listener;
 
+/// The permissions that nobody has asked for, less the umask. Who may write may connect, so with the usual
+/// umask that is the owner alone.
+const MODE: u32 = 0o666;
+
 /// Binds the path and listens.
-pub(crate) fn listen(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
-    let _lock = lock_folder(path);
+pub(crate) fn listen(
+    path: &Path,
+    options: &ListenOptions,
+    patience: &Patience,
+) -> io::Result<Listener> {
+    let _lock = lock_folder(path, patience);
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
+    mode_at_bind(&socket, options.unix_mode.unwrap_or(MODE));
     let path = BoundPath::bind(&socket, path)?;
     // Set before the socket listens, so that nobody connects who may not.
-    path.set_mode(options.unix_mode.unwrap_or(path.bound.mode() & 0o666))?;
+    path.set_mode(options.unix_mode.unwrap_or(path.bound.mode() & MODE))?;
+    inherited::refuse_files(&socket)?;
     socket.listen(options.backlog())?;
     Listener::unix(socket, Some(path))
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::server::counters::Counters;
-use crate::server::source::LoopHandle;
+use crate::server::source::SourceCounter;
 
 /// A metric with its samples, each with its labels and its value.
 struct Metric {
@@ -23,16 +23,17 @@ impl Metric {
     }
 }
 
-/// Writes all counters. Names end in their unit, those of counters in `_total`; times are in seconds.
-pub(crate) fn write(handle: &LoopHandle<'_>) -> String {
+/// Writes all counters: those of the server, and those of the other event sources. Names end in their unit,
+/// those of counters in `_total`; times are in seconds.
+pub(crate) fn write(counters: &Counters, of_sources: &[SourceCounter]) -> String {
     let mut text = String::new();
-    for Metric { name, kind, help, samples } in metrics(handle.counters) {
+    for Metric { name, kind, help, samples } in metrics(counters) {
         write_head(&mut text, name, kind, help);
         for sample in samples {
             let _ = writeln!(text, "echod_{name}{sample}");
         }
     }
-    for same_name in handle.source_counters().chunk_by(|one, next| one.name == next.name) {
+    for same_name in of_sources.chunk_by(|one, next| one.name == next.name) {
         let name = format!("{}_total", same_name[0].name);
         write_head(&mut text, &name, "counter", same_name[0].help);
         for counter in same_name {
@@ -64,6 +65,11 @@ fn metrics(counters: &Counters) -> Vec<Metric> {
         Metric::counter("unsent_bytes_total", "Bytes owed to connections when they closed.", counters.bytes_unsent),
         Metric::counter("discarded_bytes_total", "Bytes that arrived after our end of the stream.", counters.bytes_discarded),
         Metric::counter("accept_errors_total", "Errors of accept.", counters.accept_errors),
+        Metric::counter(
+            "memory_waits_total",
+            "Times that a connection had to wait for memory.",
+            counters.memory_waits,
+        ),
         Metric::gauge("longest_turn_seconds", "Longest time between two waits since the start.", longest_turn),
     ]
 }

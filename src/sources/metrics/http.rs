@@ -1,6 +1,9 @@
 //! HTTP, as far as the metrics need it.
 
 use crate::protocol::{Exchange, Malformed, Next, Protocol};
+use crate::server::counters::Counters;
+use crate::server::source::SourceCounter;
+use crate::sources::metrics::exposition;
 
 const HEADERS: usize = 64;
 
@@ -10,15 +13,19 @@ const REQUEST: usize = 8 * 1024;
 /// The protocol of the metrics' clients: one request, one response, then the end.
 #[derive(Debug, Default)]
 pub(crate) struct Http {
-    /// Body of `/metrics`. It is written before a connection is driven.
-    pub(crate) metrics: String,
+    /// Counters of the server. They and those below are set before a connection is driven, and become text
+    /// when its request is whole.
+    pub(crate) counters: Counters,
+    /// Counters of the other event sources.
+    pub(crate) of_sources: Vec<SourceCounter>,
 }
 
 impl Protocol for Http {
     type State = ();
 
     fn received(&mut self, (): &mut (), exchange: &mut Exchange<'_>) -> Result<Next, Malformed> {
-        let Some(response) = answer(exchange.input(), &self.metrics) else {
+        let metrics = || exposition::write(&self.counters, &self.of_sources);
+        let Some(response) = answer(exchange.input(), metrics) else {
             return Ok(Next::Receive);
         };
         Ok(if exchange.answer(&response) { Next::Close } else { Next::Send })
@@ -26,7 +33,7 @@ impl Protocol for Http {
 }
 
 /// Returns the response to a request, or `None` if the request is not complete.
-fn answer(request: &[u8], metrics: &str) -> Option<Vec<u8>> {
+fn answer(request: &[u8], metrics: impl FnOnce() -> String) -> Option<Vec<u8>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     let status = parsed.parse(request);
@@ -42,7 +49,7 @@ fn answer(request: &[u8], metrics: &str) -> Option<Vec<u8>> {
         Err(_) => return refuse("400 Bad Request"),
     }
     match (path(parsed.path.unwrap_or_default()), parsed.method) {
-        ("/metrics", Some("GET" | "HEAD")) => Some(response("200 OK", "", metrics, head_only)),
+        ("/metrics", Some("GET" | "HEAD")) => Some(response("200 OK", "", &metrics(), head_only)),
         ("/metrics", _) => {
             let status = "405 Method Not Allowed";
             Some(response(status, "Allow: GET, HEAD\r\n", &format!("{status}\n"), head_only))

@@ -15,7 +15,6 @@ use crate::server::connection::{Connection, Progress};
 use crate::server::context::Context;
 use crate::server::listener::{ListenOptions, Listeners};
 use crate::server::source::{Action, EventSource, LoopHandle, Notification};
-use crate::sources::metrics::exposition;
 use crate::sources::metrics::http::Http;
 
 /// Number of clients at once. More wait in the backlog. Their files are taken from those of the daemon's own
@@ -25,8 +24,13 @@ pub const CLIENTS: usize = 4;
 /// Number of the first client. The numbers below it are those of the listeners.
 const FIRST_CLIENT: usize = 64;
 
-/// How long a client may take, from accept to its end. A slower one is in the way of the others.
+/// How long a client may take, from accept to its end.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For how long a client that has not sent its request, or has had its response, keeps its place when
+/// another one waits. A request comes directly behind the connect, so this is long; and short enough that
+/// many who never ask delay a scrape by a fraction of a second.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Most bytes of a response, and more than a request may have.
 const BUFFER: usize = 64 * 1024;
@@ -44,7 +48,7 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Client {
     connection: Connection<Socket, Http>,
-    deadline: Instant,
+    since: Instant,
 }
 
 impl Metrics {
@@ -67,10 +71,23 @@ impl Metrics {
         self.listeners.addresses()
     }
 
+    /// Accepts while there is a place. When all are taken, a newcomer gets that of the oldest client that
+    /// gives way.
     fn accept(&mut self, handle: &LoopHandle<'_>) {
         self.listeners.begin_turn();
-        while self.clients.len() < CLIENTS {
+        loop {
+            let giving_way = match self.clients.len() {
+                ..CLIENTS => None,
+                _ => match self.giving_way() {
+                    Some((since, key)) if since + GRACE <= handle.now => Some(key),
+                    _ => break,
+                },
+            };
             let Some((mut socket, peer)) = self.listeners.accept(handle.now) else { break };
+            if let Some(key) = giving_way {
+                debug!("metrics: a client without a request gives way to {peer}");
+                self.close(key);
+            }
             let entry = self.clients.vacant_entry();
             let number = FIRST_CLIENT + entry.key();
             if let Err(e) = handle.register(&mut socket, number, ready::interest()) {
@@ -78,8 +95,15 @@ impl Metrics {
                 continue;
             }
             let connection = Connection::new(socket, handle.now);
-            entry.insert(Client { connection, deadline: handle.now + TIMEOUT });
+            entry.insert(Client { connection, since: handle.now });
         }
+    }
+
+    /// Returns the oldest client that is owed nothing, and since when it is here: it has not sent a whole
+    /// request, or it has been answered.
+    fn giving_way(&self) -> Option<(Instant, usize)> {
+        let owed_nothing = self.clients.iter().filter(|(_, client)| client.connection.is_settled());
+        owed_nothing.map(|(key, client)| (client.since, key)).min()
     }
 
     fn ready(&mut self, number: usize, readiness: Readiness, handle: &LoopHandle<'_>) {
@@ -96,7 +120,8 @@ impl Metrics {
 
     fn drive(&mut self, key: usize, handle: &LoopHandle<'_>) {
         self.context.now = handle.now;
-        self.context.protocol.metrics = exposition::write(handle);
+        self.context.protocol.counters = handle.counters.clone();
+        self.context.protocol.of_sources = handle.source_counters();
         match self.clients[key].connection.drive(&mut self.context) {
             Ok(Progress::Blocked | Progress::Lingering | Progress::Again) => {}
             Ok(Progress::Done) => self.close(key),
@@ -112,7 +137,7 @@ impl Metrics {
         for key in self.keys(|client| client.connection.is_runnable()) {
             self.drive(key, handle);
         }
-        for key in self.keys(|client| client.deadline <= handle.now) {
+        for key in self.keys(|client| client.since + TIMEOUT <= handle.now) {
             self.close(key);
         }
         self.accept(handle);
@@ -149,7 +174,11 @@ impl EventSource for Metrics {
     }
 
     fn due(&self) -> Option<Instant> {
-        let accept = self.listeners.due(self.start).filter(|_| self.clients.len() < CLIENTS);
-        self.clients.iter().map(|(_, client)| client.deadline).chain(accept).min()
+        let place = match self.clients.len() {
+            ..CLIENTS => Some(self.start),
+            _ => self.giving_way().map(|(since, _)| since + GRACE),
+        };
+        let accept = self.listeners.due(self.start).zip(place).map(|(owed, place)| owed.max(place));
+        self.clients.iter().map(|(_, client)| client.since + TIMEOUT).chain(accept).min()
     }
 }

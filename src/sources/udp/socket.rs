@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use mio::net::UdpSocket as MioSocket;
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::net::{RecvFlags, SendFlags, recvfrom, sendto};
 use socket2::{Protocol, Type};
 
@@ -72,8 +73,9 @@ impl Socket {
             return Err(io::Error::new(ErrorKind::InvalidInput, "it is not bound"));
         }
         let socket = socket2::Socket::from(socket);
-        // It may block: then the first receive from an empty queue would stop the loop.
-        socket.set_nonblocking(true)?;
+        // It may block: then the first receive from an empty queue would stop the loop. And a datagram may
+        // bring a signal (O_ASYNC, fcntl(2)), which ends whoever does not expect it.
+        fcntl_setfl(&socket, OFlags::NONBLOCK)?;
         bring_to_known_state(&socket, address)?;
         let reports_asked = report_asked(&socket, address)?;
         Socket::new(socket.into(), reports_asked)
@@ -142,19 +144,30 @@ fn report_asked(socket: &socket2::Socket, address: SocketAddr) -> io::Result<boo
     Ok(wanted)
 }
 
-/// Turns off what another process may have turned on: answers to broadcast addresses; datagrams joined to one
-/// (`UDP_GRO`), which would be echoed as one; and a queue of errors that nobody reads (`IP_RECVERR`), which
-/// takes the room of datagrams.
+/// Turns off what another process may have turned on:
+///
+/// | option | what it would do | here |
+/// |---|---|---|
+/// | `SO_BROADCAST` | broadcast addresses get answers | off |
+/// | `UDP_GRO` | datagrams are joined to one, and echoed as one | off |
+/// | `UDP_SEGMENT` | an answer becomes several | off |
+/// | `UDP_CORK` | answers wait to become one | off |
+/// | `IP_RECVERR`, `IPV6_RECVERR` | a queue of errors that nobody reads takes the room of datagrams | off |
+/// | buffers, marks, multicast groups, filters, a connected peer | who is heard, and how much waits | left |
+/// | options that report something with a datagram | nothing: there is room for all of them | left |
 fn bring_to_known_state(socket: &socket2::Socket, address: SocketAddr) -> io::Result<()> {
     socket.set_broadcast(false)?;
     #[cfg(target_os = "linux")]
     {
-        use nix::sys::socket::{setsockopt, sockopt};
-        // Kernels before 5.0 do not know it.
-        let _ = setsockopt(socket, sockopt::UdpGroSegment, &false);
-        setsockopt(socket, sockopt::Ipv4RecvErr, &false)?;
+        use crate::net::option::IntegerOption;
+
+        // Kernels before 5.0 know neither.
+        let _ = IntegerOption::UDP_GRO.set(socket, 0);
+        let _ = IntegerOption::UDP_SEGMENT.set(socket, 0);
+        IntegerOption::UDP_CORK.set(socket, 0)?;
+        IntegerOption::RECVERR.set(socket, 0)?;
         if address.is_ipv6() {
-            setsockopt(socket, sockopt::Ipv6RecvErr, &false)?;
+            IntegerOption::RECVERR_V6.set(socket, 0)?;
         }
     }
     #[cfg(not(target_os = "linux"))]
