@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use log::{debug, trace};
@@ -33,15 +34,17 @@ use crate::server::timeouts::{QUIET, Timeouts};
 /// events, signals and new connections wait meanwhile.
 pub(crate) const TURN_TIME: Duration = Duration::from_millis(4);
 
-/// Number of bytes that a connection may receive or answer when an event has come for it. One that moves so
-/// many is loud, and gets its next turn from the run queue, behind the others there. So one that moves few
-/// is served at once, however many are loud (RFC 8290, 4.2, keeps new and old queues apart for the same
-/// reason).
-const QUANTUM: usize = 64 * 1024;
+/// Number of bytes that a connection may receive or answer in one drive: a share of [`EVENT_BYTES`] when an
+/// event has come for it, and the most when its turn in the run queue comes. The most takes the loop a fraction
+/// of a millisecond; with a quarter of it a lone bulk transfer loses a tenth of its speed.
+const BUDGET: RangeInclusive<usize> = 64 * 1024..=1024 * 1024;
 
-/// Number of bytes that it may receive or answer when its turn in the run queue comes. A megabyte takes the
-/// loop a fraction of a millisecond; with a quarter of it a lone bulk transfer loses a tenth of its speed.
-const BUDGET: usize = 1024 * 1024;
+/// Number of bytes that the events of a turn may move: about as much as in [`TURN_TIME`].
+///
+/// A connection that moves more than its share is loud, and gets its next turn from the run queue, behind the
+/// others there. So one that moves little is served at once, however many are loud (RFC 8290, 4.2, keeps new
+/// and old queues apart for the same reason).
+const EVENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// All connections. The token of a connection is its key in the slab.
 pub(crate) struct Connections<P: Protocol> {
@@ -53,6 +56,8 @@ pub(crate) struct Connections<P: Protocol> {
     run_queue: VecDeque<usize>,
     /// Those that wait for memory. They are not in the run queue.
     memory_queue: MemoryQueue,
+    /// The events of a turn are being dispatched.
+    in_events: bool,
     deadlines: Deadlines,
     timeouts: Timeouts,
     limit: Option<AddressLimit>,
@@ -65,12 +70,12 @@ impl<P: Protocol> Connections<P> {
     pub(crate) fn new(protocol: P, config: &Config) -> Connections<P> {
         let mut context = Context::new(protocol, config.max_buffer, Instant::now());
         context.pool.set_limit(config.max_memory);
-        context.budget = QUANTUM;
         Connections {
             slab: Slab::new(),
             context,
             run_queue: VecDeque::new(),
             memory_queue: MemoryQueue::default(),
+            in_events: false,
             deadlines: Deadlines::default(),
             timeouts: Timeouts::new(config.idle_timeout),
             limit: config.max_connections_per_ip.map(AddressLimit::new),
@@ -159,9 +164,11 @@ impl<P: Protocol> Connections<P> {
         true
     }
 
-    /// Begins a turn of the loop.
-    pub(crate) fn begin_turn(&mut self) {
-        self.context.budget = QUANTUM;
+    /// Begins a turn with so many events.
+    pub(crate) fn begin_turn(&mut self, events: usize) {
+        let share = EVENT_BYTES / (events + self.run_queue.len()).max(1);
+        self.context.budget = share.clamp(*BUDGET.start(), *BUDGET.end());
+        self.in_events = true;
     }
 
     /// An event has come for a connection. One that is queued is driven when its turn comes. One that is
@@ -174,10 +181,11 @@ impl<P: Protocol> Connections<P> {
 
     /// Drives the connections of the run queue, each once. `time` bounds it, but at least one is driven.
     pub(crate) fn run_queued(&mut self, time: Option<Duration>) {
+        self.in_events = false;
         if self.run_queue.is_empty() {
             return;
         }
-        self.context.budget = BUDGET;
+        self.context.budget = *BUDGET.end();
         let until = after(Instant::now(), time);
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
@@ -188,7 +196,7 @@ impl<P: Protocol> Connections<P> {
                 break;
             }
         }
-        self.context.budget = QUANTUM;
+        self.context.budget = *BUDGET.start();
     }
 
     /// Drives connections that wait for memory, each once, until there is none again. Time bounds it.
@@ -223,7 +231,7 @@ impl<P: Protocol> Connections<P> {
         self.log.moved(key, traffic);
         // The usual answer is tested alone: a jump table of all would cost each echo five instructions.
         if let Ok(Progress::Blocked) = progress
-            && traffic.received + traffic.sent < QUANTUM as u64
+            && traffic.received + traffic.sent <= self.context.budget as u64
         {
             return;
         }
@@ -254,7 +262,7 @@ impl<P: Protocol> Connections<P> {
     /// Takes the budget from the events that are left in this turn if they come too late. Then they find
     /// their connections a place in the run queue.
     fn check_time(&mut self) {
-        if self.context.budget == QUANTUM && self.context.now.elapsed() > TURN_TIME {
+        if self.in_events && self.context.now.elapsed() > TURN_TIME {
             self.context.budget = 0;
         }
     }

@@ -168,7 +168,7 @@ impl<P: Protocol> Server<P> {
     /// One turn of the loop.
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         self.wait(events)?;
-        self.connections.begin_turn();
+        self.connections.begin_turn(events.iter().count());
         for event in &*events {
             self.dispatch(event)?;
         }
