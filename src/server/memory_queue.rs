@@ -73,6 +73,12 @@ impl MemoryQueue {
         self.keys.pop_front()
     }
 
+    /// Removes one, and returns whether it was there.
+    pub(crate) fn remove(&mut self, key: usize) -> bool {
+        let position = self.keys.iter().position(|&waiting| waiting == key);
+        position.and_then(|position| self.keys.remove(position)).is_some()
+    }
+
     /// Forgets all of them.
     pub(crate) fn clear(&mut self) {
         self.keys.clear();
@@ -98,5 +104,11 @@ mod tests {
         assert_eq!(queue.due(&pool, now), Some(now));
         assert_eq!(queue.begin_retry(&mut pool, now), 2);
         assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(7), Some(8), None));
+
+        for key in 1..4 {
+            queue.push(key, &mut pool, now);
+        }
+        assert!(queue.remove(2) && !queue.remove(2));
+        assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(1), Some(3), None));
     }
 }
