@@ -26,8 +26,8 @@ pub struct Announcement {
     heard: Receiver<()>,
 }
 
-/// Begins to print the addresses and to notify the manager. All addresses are one write, so that a program which has read the first line can read
-/// them all.
+/// Begins to print the addresses and to notify the manager. All addresses are one write, so that a program
+/// which has read the first line can read them all.
 pub fn announce(addresses: &[Address], manager: ServiceManager) -> io::Result<Announcement> {
     let mut lines = Vec::new();
     for address in addresses {

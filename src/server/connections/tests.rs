@@ -1,4 +1,4 @@
-//! Connections that wait for memory, on socket pairs and with a clock of the test's own.
+//! Who is driven when, and who waits for memory, on socket pairs and with a clock of the test's own.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
@@ -131,4 +131,31 @@ fn one_that_wants_little_does_not_wait_behind_those_for_whom_there_is_not_enough
     crowd.connections.run_memory_queue();
     assert_eq!(crowd.receive(key).unwrap(), 100);
     assert!(crowd.are_waiting(0..4));
+}
+
+#[test]
+fn one_that_moves_little_is_driven_at_once_and_one_that_moves_much_from_the_queue() {
+    let mut crowd = Crowd::new();
+    let loud = crowd.open(&message(LARGE));
+    assert_eq!(crowd.receive(loud).unwrap(), LARGE);
+    crowd.send(loud, &message(LARGE));
+    assert_eq!(crowd.receive(loud).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let quiet = crowd.open(&message(100));
+    assert_eq!(crowd.receive(quiet).unwrap(), 100);
+    crowd.connections.run_queued(None);
+    assert_eq!(crowd.receive(loud).unwrap(), LARGE);
+}
+
+#[test]
+fn a_drain_of_many_connections_takes_as_many_turns_as_their_time_needs() {
+    let mut crowd = Crowd::new();
+    for _ in 0..3 {
+        crowd.open(&message(100));
+    }
+    crowd.connections.begin_drain();
+    for driven in 0..=3 {
+        let queued = (0..3).filter(|&key| crowd.are_waiting([key])).count();
+        assert_eq!(queued, 3 - driven);
+        crowd.connections.run_queued(Some(Duration::ZERO));
+    }
 }
