@@ -1,7 +1,11 @@
 //! The connections of a server: a slab, and who is driven when.
 //!
-//! (One file: run queue, deadlines and counters must agree whenever a connection is opened, driven or
-//! closed.)
+//! (This file is longer than others: queues, deadlines and counters must agree whenever a connection is
+//! opened, driven or closed. What ends connections is in `ending.rs`.)
+
+mod ending;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -28,7 +32,7 @@ use crate::server::connection_log::ConnectionLog;
 use crate::server::context::Context;
 use crate::server::counters::CloseReason;
 use crate::server::memory_queue::MemoryQueue;
-use crate::server::timeouts::{QUIET, Timeouts};
+use crate::server::timeouts::Timeouts;
 
 /// How long a turn may be busy with events, how long with the run queue, and how long with deadlines. Newer
 /// events, signals and new connections wait meanwhile.
@@ -199,7 +203,7 @@ impl<P: Protocol> Connections<P> {
         self.context.budget = *BUDGET.start();
     }
 
-    /// Drives connections that wait for memory, each once, until there is none again. Time bounds it.
+    /// Drives connections that wait for memory, each at most once, until there is none again. Time bounds it.
     pub(crate) fn run_memory_queue(&mut self) {
         let count = self.memory_queue.begin_retry(&mut self.context.pool, self.context.now);
         if count == 0 {
@@ -211,7 +215,10 @@ impl<P: Protocol> Connections<P> {
             trace!("connection {key}: memory may be there again");
             self.slab[key].set_queued(false);
             self.drive(key, Readiness::default());
-            if self.context.pool.is_short() || end <= Instant::now() {
+            // One that holds bytes may want more memory than is there, and the next one less.
+            let wants_little =
+                self.slab.get(key).is_some_and(|connection| !connection.holds_bytes());
+            if wants_little && self.context.pool.is_short() || end <= Instant::now() {
                 break;
             }
         }
@@ -308,101 +315,5 @@ impl<P: Protocol> Connections<P> {
     fn schedule(&mut self, key: usize) {
         let at = self.timeouts.next_look(&self.slab[key], self.context.now);
         self.deadlines.schedule(key, at);
-    }
-
-    /// Closes the connections whose time is over. Time bounds it; the rest is due in the next turn.
-    pub(crate) fn close_due(&mut self) {
-        let mut end = None;
-        while let Some(key) = self.deadlines.pop_due(self.context.now) {
-            self.expire(key);
-            let now = Instant::now();
-            if *end.get_or_insert(now + TURN_TIME) <= now {
-                break;
-            }
-        }
-    }
-
-    /// The deadline of a connection has come. If the connection has moved since, or need not end, the
-    /// deadline is put off.
-    fn expire(&mut self, key: usize) {
-        let now = self.context.now;
-        let connection = &self.slab[key];
-        if !connection.is_lingering() && self.timeouts.is_over(connection, now) {
-            // Bytes may have arrived whose event is still in the kernel. Ask the socket itself before its
-            // silence ends it. It is not asked to send: what the kernel takes is no sign of the peer.
-            trace!("connection {key}: asked before it ends");
-            self.drive(key, Readiness { writable: false, ..Readiness::ALL });
-        }
-        let Some(connection) = self.slab.get(key) else { return };
-        if connection.is_queued() {
-            // It is not idle, but waits for its turn, or for memory.
-            return self.deadlines.schedule(key, after(now, Some(QUIET)));
-        }
-        if !self.timeouts.is_over(connection, now) {
-            self.schedule(key);
-        } else if connection.is_lingering() {
-            self.close(key, None);
-        } else {
-            self.linger(key);
-        }
-    }
-
-    fn linger(&mut self, key: usize) {
-        let connection = &mut self.slab[key];
-        let reason = self.timeouts.reason(connection);
-        match connection.linger(reason, &mut self.context) {
-            Ok(()) => {
-                self.schedule(key);
-                self.drive(key, Readiness::default());
-            }
-            Err(e) => self.close(key, Some(&e)),
-        }
-    }
-
-    /// Begins the drain: each connection is to be driven once, with all readiness bits set.
-    pub(crate) fn begin_drain(&mut self) {
-        let now = self.context.now;
-        self.timeouts.begin_drain(now);
-        self.queue_all(|connection| connection.latch(Readiness::ALL));
-        for (key, _) in &self.slab {
-            self.deadlines.schedule(key, after(now, Some(QUIET)));
-        }
-    }
-
-    /// From now on no connection receives. What is owed is still sent.
-    pub(crate) fn stop_receiving(&mut self) {
-        self.queue_all(Connection::finish);
-    }
-
-    /// Prepares every connection, and queues those that are then runnable. They are driven in turns of
-    /// bounded time, however many they are.
-    fn queue_all(&mut self, prepare: impl Fn(&mut Connection<Socket, P>)) {
-        for (key, connection) in &mut self.slab {
-            prepare(connection);
-            if !connection.is_queued() && connection.is_runnable() {
-                connection.set_queued(true);
-                self.run_queue.push_back(key);
-            }
-        }
-    }
-
-    /// Returns the number of connections that have not been sent all that they are owed, and our end of the
-    /// stream behind it.
-    pub(crate) fn unfinished(&self) -> usize {
-        self.slab.iter().filter(|(_, connection)| !connection.is_lingering()).count()
-    }
-
-    /// Closes every connection.
-    pub(crate) fn close_all(&mut self) {
-        self.run_queue.clear();
-        self.memory_queue.clear();
-        for key in 0..self.slab.capacity() {
-            if let Some(connection) = self.slab.get_mut(key) {
-                connection.set_queued(false);
-                self.close(key, None);
-            }
-        }
-        debug_assert_eq!(self.context.counters.open(), 0, "the counters add up");
-        debug_assert_eq!(self.context.pool.in_use(), 0, "every page is back");
     }
 }
