@@ -136,6 +136,7 @@ fn one_that_wants_little_does_not_wait_behind_those_for_whom_there_is_not_enough
 #[test]
 fn one_that_moves_little_is_driven_at_once_and_one_that_moves_much_from_the_queue() {
     let mut crowd = Crowd::new();
+    crowd.connections.begin_turn(1000);
     let loud = crowd.open(&message(LARGE));
     assert_eq!(crowd.receive(loud).unwrap(), LARGE);
     crowd.send(loud, &message(LARGE));
@@ -144,6 +145,20 @@ fn one_that_moves_little_is_driven_at_once_and_one_that_moves_much_from_the_queu
     assert_eq!(crowd.receive(quiet).unwrap(), 100);
     crowd.connections.run_queued(None);
     assert_eq!(crowd.receive(loud).unwrap(), LARGE);
+}
+
+#[test]
+fn a_few_may_move_much_at_once_and_many_share_a_turn() {
+    let mut crowd = Crowd::new();
+    crowd.connections.begin_turn(8);
+    let key = crowd.open(&message(LARGE));
+    crowd.send(key, &message(LARGE));
+    assert_eq!(crowd.receive(key).unwrap(), 64 * KIB, "both were echoed");
+    let budgets = [1, 8, 64, 128, 100_000].map(|events| {
+        crowd.connections.begin_turn(events);
+        crowd.connections.context.budget / KIB
+    });
+    assert_eq!(budgets, [1024, 1024, 128, 64, 64]);
 }
 
 #[test]
