@@ -48,13 +48,15 @@
 //! 5. [`Listeners::accept`]: what goes wrong with accept;
 //! 6. [`deadline`] and [`wait`]: how long to sleep;
 //! 7. [`buffer`]: where bytes wait, and why an idle connection has no buffer; [`pool`]: pages, and what
-//!    happens when memory is short;
+//!    happens when memory is short; `server/memory_queue.rs`: who waits for it;
 //! 8. [`counters`], what was done, and [`source`], what else lives on the poll; `sources` has five, and
 //!    `sources::udp` is the echo of datagrams;
-//! 9. the drain, in `server/drain.rs` and `server/timeouts.rs`;
+//! 9. the drain, in `server/drain.rs`, `server/timeouts.rs` and `server/connections/ending.rs`;
 //! 10. `load`: the same from the side that connects. `load::client` is the other state machine, for streams,
 //!     `load::datagram` the one for datagrams, `load::schedule` says when a message is due, and `load::outage`
-//!     what an outage is.
+//!     what an outage is;
+//! 11. `process`, what an operator needs and no socket does: signals at the start, limits, the log, the
+//!     service manager. `process::start` decides each signal.
 //!
 //! # The HOWTO's sections, and where they are here
 //!

@@ -169,6 +169,7 @@ fn bad_words_are_usage_errors_that_name_the_word() {
         (&["--max-buffer", "64B"], &["'64B'", "a size like"]),
         (&["--max-buffer", "1023"], &["buffer", "1KiB"]),
         (&["--max-buffer", "1025M"], &["buffer", "1GiB"]),
+        (&["--max-buffer", "9223372036854775808"], &["buffer", "1GiB"]),
         (&["--idle-timeout", "10"], &["'10'", "a duration like"]),
         (&["--keepalive", "500ms"], &["keepalive", "1s"]),
         (&["--keepalive", "10h"], &["keepalive", "32767s"]),

@@ -203,6 +203,31 @@ fn an_accept_that_fails_for_ever_does_not_hold_up_a_drain_when_nobody_can_come()
     });
 }
 
+#[test]
+fn a_call_for_which_the_kernel_has_no_memory_is_made_again_after_a_pause() {
+    if !have_strace() {
+        return;
+    }
+    thread::scope(|scope| {
+        for (call, error) in [("recvfrom", "ENOMEM"), ("sendto", "ENOMEM"), ("sendto", "ENOBUFS")] {
+            scope.spawn(move || {
+                let trace = format!("trace={call}");
+                let inject = format!("inject={call}:error={error}:when=8..11");
+                let daemon = traced(&["-o", "/dev/null", "-e", &trace, "-e", &inject], &[]);
+                let mut client = daemon.connect();
+                for _ in 0..12 {
+                    ping(&mut client, error.as_bytes());
+                }
+                eventually("a warning", || daemon.log().contains("wait for memory"));
+                assert_eq!(warnings(&daemon), 1, "log: {}", daemon.log());
+                leave(client);
+                daemon.signal(Signal::SIGUSR1);
+                assert_eq!(daemon.counters()["memory_waits"], 4, "{call}: {error}");
+            });
+        }
+    });
+}
+
 /// Lets the daemon have no file more than it has now. Its files must be numbered without a gap.
 #[track_caller]
 fn leave_no_file(daemon: &Daemon) {

@@ -29,8 +29,8 @@ pub(crate) fn has_headroom() -> bool {
     is_there
 }
 
-/// Makes room for `capacity` elements. Without elements the old room is not kept: realloc(3) would copy it,
-/// and memory that nobody has touched becomes resident by that.
+/// Makes room for `capacity` elements, those that are there included. Without elements the old room is not
+/// kept: realloc(3) would copy it, and memory that nobody has touched becomes resident by that.
 pub(crate) fn reserve<T>(elements: &mut Vec<T>, capacity: usize) {
     if elements.is_empty() {
         *elements = Vec::new();
@@ -38,7 +38,7 @@ pub(crate) fn reserve<T>(elements: &mut Vec<T>, capacity: usize) {
     elements.reserve_exact(capacity.saturating_sub(elements.len()));
 }
 
-/// The same for a queue.
+/// Makes room in a queue as [`reserve`] does.
 pub(crate) fn reserve_queue<T>(elements: &mut VecDeque<T>, capacity: usize) {
     if elements.is_empty() {
         *elements = VecDeque::new();

@@ -1,5 +1,5 @@
-//! What both loops build on: one nonblocking call and its answers, latched readiness, sockets, buffers,
-//! deadlines, addresses and how they are bound, the wait and the waker.
+//! What both loops build on: one nonblocking call and its answers, latched readiness, sockets, buffers
+//! and their pages, deadlines, addresses and how they are bound, the wait and the waker.
 //!
 //! Nothing here decides what a server or a client does.
 

@@ -33,7 +33,7 @@ impl IntegerOption {
     /// Whether a message of ICMP is an error of the socket at once (ip(7)).
     pub(crate) const RECVERR: IntegerOption = IntegerOption::new(c::IPPROTO_IP, c::IP_RECVERR);
 
-    /// The same for IPv6 (ipv6(7)).
+    /// Whether a message of `ICMPv6` is an error of the socket at once (ipv6(7)).
     pub(crate) const RECVERR_V6: IntegerOption =
         IntegerOption::new(c::IPPROTO_IPV6, c::IPV6_RECVERR);
 

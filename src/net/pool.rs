@@ -17,8 +17,8 @@ use memmap2::MmapMut;
 
 use crate::net::memory;
 
-/// Number of bytes in unused pages that a pool keeps for the next burst (at least one page). The system
-/// gets the rest back.
+/// Number of bytes in unused pages that a pool keeps for the next burst (at least one page), and the same in
+/// small pages. The system gets the rest back.
 const SPARE_BYTES: usize = 1024 * 1024;
 
 /// One part in this many of the free memory is the most that the next page may take.
@@ -373,6 +373,17 @@ mod tests {
         assert!(sizes.is_sorted_by(|one, next| one >= next), "{sizes:?}");
         assert_eq!((sizes[0], sizes[sizes.len() - 1]), (PAGE, SMALL));
         assert!(sizes.len() > 300, "{}", sizes.len());
+    }
+
+    #[test]
+    fn there_are_never_so_many_pages_that_one_cannot_be_unmapped() {
+        let mut pool = Pool::new(SMALL);
+        let pages = take_all(&mut pool);
+        assert_eq!((pages.len(), pool.in_use()), (MAX_PAGES, MAX_PAGES));
+        for page in pages {
+            pool.put(page);
+        }
+        assert!(pool.in_use() == 0 && pool.held() <= 2 * SPARE_BYTES && !pool.is_short());
     }
 
     #[test]

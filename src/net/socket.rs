@@ -1,6 +1,6 @@
 //! A connected client socket: TCP or Unix.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 
@@ -94,7 +94,11 @@ fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 #[cold]
 #[inline(never)]
 fn error(e: Errno) -> io::Error {
-    e.into()
+    match e {
+        // What a Unix socket answers for `ENOMEM`.
+        Errno::NOBUFS => io::Error::new(ErrorKind::OutOfMemory, e),
+        _ => e.into(),
+    }
 }
 
 impl Source for Socket {

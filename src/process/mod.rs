@@ -1,5 +1,5 @@
 //! What an operator needs of a process, and no socket does: signals at the start, limits, memory, the log,
-//! the service manager.
+//! the service manager, threads for what may wait.
 //!
 //! For the programs of this package. It is not part of the library's interface and may change.
 

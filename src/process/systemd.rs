@@ -149,7 +149,7 @@ impl ServiceManager {
         Ok(ServiceManager(Some(Arc::new(Line { address, socket }))))
     }
 
-    /// Returns whether there is one.
+    /// Returns whether there is a service manager.
     pub fn is_there(&self) -> bool {
         self.0.is_some()
     }

@@ -124,7 +124,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// Sets how long no byte may move on a connection before it is closed, more than 0. Default: no timeout.
+    /// Sets how long no byte may move on a connection before it is closed, more than 0. One that waits for
+    /// memory and holds none is not closed. Default: no timeout.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> ConfigBuilder {
         self.0.idle_timeout = timeout.into();
         self

@@ -401,6 +401,11 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         !self.wants_write() && !self.is_runnable()
     }
 
+    /// Returns whether it holds bytes, and so memory: half a message, or what is owed.
+    pub(crate) fn holds_bytes(&self) -> bool {
+        !self.input.is_empty() || !self.output.is_empty()
+    }
+
     /// Returns when a byte last came or went, or the lingering began.
     pub fn last_moved(&self) -> Instant {
         self.last_moved

@@ -168,7 +168,7 @@ impl<P: Protocol> Server<P> {
     /// One turn of the loop.
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         self.wait(events)?;
-        self.connections.begin_turn();
+        self.connections.begin_turn(events.iter().count());
         for event in &*events {
             self.dispatch(event)?;
         }
@@ -240,7 +240,8 @@ impl<P: Protocol> Server<P> {
         }
         self.listeners.begin_turn();
         while self.connections.len() < self.config.max_connections {
-            if self.listeners.due(now).is_some() && !self.connections.reserve() {
+            let is_due = self.listeners.due(now).is_some_and(|due| due <= now);
+            if is_due && !self.connections.reserve() {
                 self.listeners.pause(now, format_args!("no memory for one more connection"));
                 break;
             }

@@ -40,7 +40,7 @@ impl MemoryQueue {
         self.keys.push_back(key);
     }
 
-    /// Warns of those that wait; `error` is why the last of them does.
+    /// Warns of the connections that wait; `error` is why the last of them does.
     pub(crate) fn warn(&mut self, error: &io::Error, pool: &Pool, now: Instant) {
         let (waiting, held, limit) = (self.keys.len(), pool.held(), pool.limit());
         self.warning.warn(
@@ -51,7 +51,7 @@ impl MemoryQueue {
         );
     }
 
-    /// Returns when they are to be driven again.
+    /// Returns when the connections are to be driven again.
     pub(crate) fn due(&self, pool: &Pool, now: Instant) -> Option<Instant> {
         if self.keys.is_empty() {
             return None;
@@ -59,7 +59,7 @@ impl MemoryQueue {
         if pool.is_short() { self.paused_until } else { Some(now) }
     }
 
-    /// Returns the number of those to be driven now.
+    /// Ends the shortage of the pool if the connections are to be driven now, and returns their number.
     pub(crate) fn begin_retry(&self, pool: &mut Pool, now: Instant) -> usize {
         if self.due(pool, now).is_none_or(|due| due > now) {
             return 0;
@@ -68,12 +68,18 @@ impl MemoryQueue {
         self.keys.len()
     }
 
-    /// Takes the first.
+    /// Takes the key of the first connection.
     pub(crate) fn pop(&mut self) -> Option<usize> {
         self.keys.pop_front()
     }
 
-    /// Forgets all of them.
+    /// Removes a connection, and returns whether it waited.
+    pub(crate) fn remove(&mut self, key: usize) -> bool {
+        let position = self.keys.iter().position(|&waiting| waiting == key);
+        position.and_then(|position| self.keys.remove(position)).is_some()
+    }
+
+    /// Forgets all connections.
     pub(crate) fn clear(&mut self) {
         self.keys.clear();
     }
@@ -98,5 +104,11 @@ mod tests {
         assert_eq!(queue.due(&pool, now), Some(now));
         assert_eq!(queue.begin_retry(&mut pool, now), 2);
         assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(7), Some(8), None));
+
+        for key in 1..4 {
+            queue.push(key, &mut pool, now);
+        }
+        assert!(queue.remove(2) && !queue.remove(2));
+        assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(1), Some(3), None));
     }
 }

@@ -17,17 +17,17 @@ use echoloop::process::threads;
 /// start for a failure.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the end of the process waits for what is not said yet.
+/// How long the end of the process waits for a message that is not out yet.
 const END_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What is being said. Each thread drops its sender when it is done.
+/// Messages that are on their way. Each thread drops its sender when it is done.
 pub struct Announcement {
     printed: Receiver<()>,
     heard: Receiver<()>,
 }
 
-/// Begins to say it. All addresses are one write, so that a program which has read the first line can read
-/// them all.
+/// Begins to print the addresses and to notify the manager. All addresses are one write, so that a program
+/// which has read the first line can read them all.
 pub fn announce(addresses: &[Address], manager: ServiceManager) -> io::Result<Announcement> {
     let mut lines = Vec::new();
     for address in addresses {
@@ -53,7 +53,7 @@ pub fn announce(addresses: &[Address], manager: ServiceManager) -> io::Result<An
 }
 
 impl Announcement {
-    /// Warns of what could not be said until now.
+    /// Warns of messages that are not out yet.
     pub fn end(&self) {
         if is_unfinished(&self.printed) {
             warn!("cannot print the addresses: nobody reads stdout");

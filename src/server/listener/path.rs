@@ -128,7 +128,7 @@ impl BoundPath {
 }
 
 /// Has a bind give the path these permissions, less the umask: Linux takes them from the socket (unix(7)
-/// does not say so). Elsewhere the answer is an error, and [`BoundPath::set_mode`] has the whole work.
+/// does not say so). Elsewhere the answer is an error, and [`BoundPath::set_mode`] sets them.
 pub(crate) fn mode_at_bind(socket: &Socket, mode: u32) {
     let _ = fchmod(socket, Mode::from_raw_mode(mode as RawMode));
 }

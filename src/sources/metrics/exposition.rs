@@ -65,11 +65,7 @@ fn metrics(counters: &Counters) -> Vec<Metric> {
         Metric::counter("unsent_bytes_total", "Bytes owed to connections when they closed.", counters.bytes_unsent),
         Metric::counter("discarded_bytes_total", "Bytes that arrived after our end of the stream.", counters.bytes_discarded),
         Metric::counter("accept_errors_total", "Errors of accept.", counters.accept_errors),
-        Metric::counter(
-            "memory_waits_total",
-            "Times that a connection had to wait for memory.",
-            counters.memory_waits,
-        ),
+        Metric::counter("memory_waits_total", "Times that a connection had to wait for memory.", counters.memory_waits),
         Metric::gauge("longest_turn_seconds", "Longest time between two waits since the start.", longest_turn),
     ]
 }

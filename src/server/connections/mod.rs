@@ -1,11 +1,16 @@
 //! The connections of a server: a slab, and who is driven when.
 //!
-//! (One file: run queue, deadlines and counters must agree whenever a connection is opened, driven or
-//! closed.)
+//! (This file is longer than others: queues, deadlines and counters must agree whenever a connection is
+//! opened, driven or closed. What ends connections is in `ending.rs`.)
+
+mod ending;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use log::{debug, trace};
@@ -27,21 +32,23 @@ use crate::server::connection_log::ConnectionLog;
 use crate::server::context::Context;
 use crate::server::counters::CloseReason;
 use crate::server::memory_queue::MemoryQueue;
-use crate::server::timeouts::{QUIET, Timeouts};
+use crate::server::timeouts::Timeouts;
 
 /// How long a turn may be busy with events, how long with the run queue, and how long with deadlines. Newer
 /// events, signals and new connections wait meanwhile.
 pub(crate) const TURN_TIME: Duration = Duration::from_millis(4);
 
-/// Number of bytes that a connection may receive or answer when an event has come for it. One that moves so
-/// many is loud, and gets its next turn from the run queue, behind the others there. So one that moves few
-/// is served at once, however many are loud (RFC 8290, 4.2, keeps new and old queues apart for the same
-/// reason).
-const QUANTUM: usize = 64 * 1024;
+/// Number of bytes that a connection may receive or answer in one drive: a share of [`EVENT_BYTES`] when an
+/// event has come for it, and the most when its turn in the run queue comes. The most takes the loop a fraction
+/// of a millisecond; with a quarter of it a lone bulk transfer loses a tenth of its speed.
+const BUDGET: RangeInclusive<usize> = 64 * 1024..=1024 * 1024;
 
-/// Number of bytes that it may receive or answer when its turn in the run queue comes. A megabyte takes the
-/// loop a fraction of a millisecond; with a quarter of it a lone bulk transfer loses a tenth of its speed.
-const BUDGET: usize = 1024 * 1024;
+/// Number of bytes that the events of a turn may move: about as much as in [`TURN_TIME`].
+///
+/// A connection that moves more than its share is loud, and gets its next turn from the run queue, behind the
+/// others there. So one that moves little is served at once, however many are loud (RFC 8290, 4.2, keeps new
+/// and old queues apart for the same reason).
+const EVENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// All connections. The token of a connection is its key in the slab.
 pub(crate) struct Connections<P: Protocol> {
@@ -53,6 +60,8 @@ pub(crate) struct Connections<P: Protocol> {
     run_queue: VecDeque<usize>,
     /// Those that wait for memory. They are not in the run queue.
     memory_queue: MemoryQueue,
+    /// The events of a turn are being dispatched.
+    in_events: bool,
     deadlines: Deadlines,
     timeouts: Timeouts,
     limit: Option<AddressLimit>,
@@ -65,12 +74,12 @@ impl<P: Protocol> Connections<P> {
     pub(crate) fn new(protocol: P, config: &Config) -> Connections<P> {
         let mut context = Context::new(protocol, config.max_buffer, Instant::now());
         context.pool.set_limit(config.max_memory);
-        context.budget = QUANTUM;
         Connections {
             slab: Slab::new(),
             context,
             run_queue: VecDeque::new(),
             memory_queue: MemoryQueue::default(),
+            in_events: false,
             deadlines: Deadlines::default(),
             timeouts: Timeouts::new(config.idle_timeout),
             limit: config.max_connections_per_ip.map(AddressLimit::new),
@@ -159,9 +168,11 @@ impl<P: Protocol> Connections<P> {
         true
     }
 
-    /// Begins a turn of the loop.
-    pub(crate) fn begin_turn(&mut self) {
-        self.context.budget = QUANTUM;
+    /// Begins a turn with so many events.
+    pub(crate) fn begin_turn(&mut self, events: usize) {
+        let share = EVENT_BYTES / (events + self.run_queue.len()).max(1);
+        self.context.budget = share.clamp(*BUDGET.start(), *BUDGET.end());
+        self.in_events = true;
     }
 
     /// An event has come for a connection. One that is queued is driven when its turn comes. One that is
@@ -174,10 +185,11 @@ impl<P: Protocol> Connections<P> {
 
     /// Drives the connections of the run queue, each once. `time` bounds it, but at least one is driven.
     pub(crate) fn run_queued(&mut self, time: Option<Duration>) {
+        self.in_events = false;
         if self.run_queue.is_empty() {
             return;
         }
-        self.context.budget = BUDGET;
+        self.context.budget = *BUDGET.end();
         let until = after(Instant::now(), time);
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
@@ -188,10 +200,10 @@ impl<P: Protocol> Connections<P> {
                 break;
             }
         }
-        self.context.budget = QUANTUM;
+        self.context.budget = *BUDGET.start();
     }
 
-    /// Drives connections that wait for memory, each once, until there is none again. Time bounds it.
+    /// Drives connections that wait for memory, each at most once, until there is none again. Time bounds it.
     pub(crate) fn run_memory_queue(&mut self) {
         let count = self.memory_queue.begin_retry(&mut self.context.pool, self.context.now);
         if count == 0 {
@@ -203,7 +215,10 @@ impl<P: Protocol> Connections<P> {
             trace!("connection {key}: memory may be there again");
             self.slab[key].set_queued(false);
             self.drive(key, Readiness::default());
-            if self.context.pool.is_short() || end <= Instant::now() {
+            // One that holds bytes may want more memory than is there, and the next one less.
+            let wants_little =
+                self.slab.get(key).is_some_and(|connection| !connection.holds_bytes());
+            if wants_little && self.context.pool.is_short() || end <= Instant::now() {
                 break;
             }
         }
@@ -223,7 +238,7 @@ impl<P: Protocol> Connections<P> {
         self.log.moved(key, traffic);
         // The usual answer is tested alone: a jump table of all would cost each echo five instructions.
         if let Ok(Progress::Blocked) = progress
-            && traffic.received + traffic.sent < QUANTUM as u64
+            && traffic.received + traffic.sent <= self.context.budget as u64
         {
             return;
         }
@@ -254,7 +269,7 @@ impl<P: Protocol> Connections<P> {
     /// Takes the budget from the events that are left in this turn if they come too late. Then they find
     /// their connections a place in the run queue.
     fn check_time(&mut self) {
-        if self.context.budget == QUANTUM && self.context.now.elapsed() > TURN_TIME {
+        if self.in_events && self.context.now.elapsed() > TURN_TIME {
             self.context.budget = 0;
         }
     }
@@ -300,101 +315,5 @@ impl<P: Protocol> Connections<P> {
     fn schedule(&mut self, key: usize) {
         let at = self.timeouts.next_look(&self.slab[key], self.context.now);
         self.deadlines.schedule(key, at);
-    }
-
-    /// Closes the connections whose time is over. Time bounds it; the rest is due in the next turn.
-    pub(crate) fn close_due(&mut self) {
-        let mut end = None;
-        while let Some(key) = self.deadlines.pop_due(self.context.now) {
-            self.expire(key);
-            let now = Instant::now();
-            if *end.get_or_insert(now + TURN_TIME) <= now {
-                break;
-            }
-        }
-    }
-
-    /// The deadline of a connection has come. If the connection has moved since, or need not end, the
-    /// deadline is put off.
-    fn expire(&mut self, key: usize) {
-        let now = self.context.now;
-        let connection = &self.slab[key];
-        if !connection.is_lingering() && self.timeouts.is_over(connection, now) {
-            // Bytes may have arrived whose event is still in the kernel. Ask the socket itself before its
-            // silence ends it. It is not asked to send: what the kernel takes is no sign of the peer.
-            trace!("connection {key}: asked before it ends");
-            self.drive(key, Readiness { writable: false, ..Readiness::ALL });
-        }
-        let Some(connection) = self.slab.get(key) else { return };
-        if connection.is_queued() {
-            // It is not idle, but waits for its turn, or for memory.
-            return self.deadlines.schedule(key, after(now, Some(QUIET)));
-        }
-        if !self.timeouts.is_over(connection, now) {
-            self.schedule(key);
-        } else if connection.is_lingering() {
-            self.close(key, None);
-        } else {
-            self.linger(key);
-        }
-    }
-
-    fn linger(&mut self, key: usize) {
-        let connection = &mut self.slab[key];
-        let reason = self.timeouts.reason(connection);
-        match connection.linger(reason, &mut self.context) {
-            Ok(()) => {
-                self.schedule(key);
-                self.drive(key, Readiness::default());
-            }
-            Err(e) => self.close(key, Some(&e)),
-        }
-    }
-
-    /// Begins the drain: each connection is to be driven once, with all readiness bits set.
-    pub(crate) fn begin_drain(&mut self) {
-        let now = self.context.now;
-        self.timeouts.begin_drain(now);
-        self.queue_all(|connection| connection.latch(Readiness::ALL));
-        for (key, _) in &self.slab {
-            self.deadlines.schedule(key, after(now, Some(QUIET)));
-        }
-    }
-
-    /// From now on no connection receives. What is owed is still sent.
-    pub(crate) fn stop_receiving(&mut self) {
-        self.queue_all(Connection::finish);
-    }
-
-    /// Prepares every connection, and queues those that are then runnable. They are driven in turns of
-    /// bounded time, however many they are.
-    fn queue_all(&mut self, prepare: impl Fn(&mut Connection<Socket, P>)) {
-        for (key, connection) in &mut self.slab {
-            prepare(connection);
-            if !connection.is_queued() && connection.is_runnable() {
-                connection.set_queued(true);
-                self.run_queue.push_back(key);
-            }
-        }
-    }
-
-    /// Returns the number of connections that have not been sent all that they are owed, and our end of the
-    /// stream behind it.
-    pub(crate) fn unfinished(&self) -> usize {
-        self.slab.iter().filter(|(_, connection)| !connection.is_lingering()).count()
-    }
-
-    /// Closes every connection.
-    pub(crate) fn close_all(&mut self) {
-        self.run_queue.clear();
-        self.memory_queue.clear();
-        for key in 0..self.slab.capacity() {
-            if let Some(connection) = self.slab.get_mut(key) {
-                connection.set_queued(false);
-                self.close(key, None);
-            }
-        }
-        debug_assert_eq!(self.context.counters.open(), 0, "the counters add up");
-        debug_assert_eq!(self.context.pool.in_use(), 0, "every page is back");
     }
 }
