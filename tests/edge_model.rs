@@ -322,6 +322,20 @@ impl Kernel {
         Ok(n)
     }
 
+    fn peek(&mut self) -> io::Result<usize> {
+        assert!(self.told.readable, "peek after a would-block, and no event");
+        assert!(!self.end_taken, "peek after the end");
+        self.trouble(ErrorKind::ConnectionReset)?;
+        let mark = self.mark.filter(|&mark| mark != self.taken);
+        let n = mark.unwrap_or(self.arrived).saturating_sub(self.taken).min(1);
+        if n == 0 && self.peer == Peer::Sends {
+            (self.told.readable, self.armed.readable) = (false, true);
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.end_taken = n == 0;
+        Ok(n)
+    }
+
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         assert!(self.told.writable, "send after a would-block, and no event");
         assert!(self.our_end.is_none(), "send after our end");
@@ -420,6 +434,10 @@ impl<const SHORT: bool> io::Write for Socket<SHORT> {
 impl<const SHORT: bool> Stream for Socket<SHORT> {
     fn short_recv_means_empty(&self) -> bool {
         SHORT
+    }
+
+    fn peek(&self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().peek()
     }
 
     fn shutdown_write(&self) -> io::Result<()> {
@@ -743,6 +761,15 @@ fn without_memory_nothing_is_received_or_lost_and_no_event_is_needed_when_it_is_
     let mut doubled = Model::<true, Doubled>::new(64, 100, 0);
     doubled.expect(&[Turn, Pages(1), Send(8), Turn], (8, 0));
     doubled.expect(&[Pages(2), Turn], (8, 16));
+}
+
+#[test]
+fn the_end_and_a_reset_of_the_peer_are_seen_without_memory() {
+    for last in [Fin, Reset] {
+        let mut half = Model::<true, Framed<Line>>::new(64, 100, 0);
+        half.act(&[Turn, Pages(0), last, Turn, Turn]);
+        assert!(half.connection.is_none(), "it waits for memory behind {last:?}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Daemon, connect, eventually, expect_bytes, output, pattern, ping};
+use common::{DEADLINE, Daemon, connect, eventually, expect_bytes, output, pattern, ping, reset};
 use nix::sys::signal::Signal;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -225,6 +225,22 @@ fn stalled_readers_cannot_take_all_memory_from_those_who_want_little() {
     for reader in &mut readers {
         read_back(reader, &bytes);
     }
+}
+
+#[test]
+fn half_messages_whose_clients_are_gone_return_their_memory_though_they_wait_for_more() {
+    let options = ["--framing", "length:u32", "--max-memory", "128KiB"];
+    let daemon = Daemon::start(&options);
+    let mut half = vec![0; 30 * KIB];
+    half[..4].copy_from_slice(&60_000_u32.to_be_bytes());
+    let mut clients: Vec<_> = (0..50).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.write_all(&half).expect("send");
+    }
+    eventually("all memory is taken", || memory_waits(&daemon) > 0);
+    clients.into_iter().for_each(reset);
+    let mut newcomer = daemon.connect();
+    ping(&mut newcomer, &[&[0, 0, 0, 5][..], b"hello"].concat());
 }
 
 #[test]

@@ -16,6 +16,15 @@ pub trait Stream: Read + Write {
     /// is not certain loses data: its connection waits for an event that never comes.
     fn short_recv_means_empty(&self) -> bool;
 
+    /// Receives, and leaves the bytes where they are: recv(2) with `MSG_PEEK`. A stream that cannot do so
+    /// answers as if there were bytes.
+    ///
+    /// # Errors
+    /// Those of recv(2).
+    fn peek(&self, room: &mut [u8]) -> io::Result<usize> {
+        Ok(room.len())
+    }
+
     /// Ends our direction of the stream: shutdown(2) with `SHUT_WR`. The peer receives what was sent
     /// before, then the end.
     ///

@@ -135,6 +135,22 @@ impl<S: Stream> Latched<S> {
         Ok(received)
     }
 
+    /// Returns what the next recv will answer, at most one byte of it, and clears the bits that the answer
+    /// proves wrong.
+    ///
+    /// # Errors
+    /// Those of [`nonblocking::recv`].
+    pub fn peek(&mut self) -> io::Result<Received> {
+        let answer = match nonblocking::answer(|| self.stream.peek(&mut [0]))? {
+            Some(0) => Received::EndOfStream,
+            Some(n) => return Ok(Received::Bytes(n)),
+            None => Received::WouldBlock,
+        };
+        self.ready.readable = false;
+        self.ready.until_would_block &= answer == Received::EndOfStream;
+        Ok(answer)
+    }
+
     /// Sends, and clears the bit that a would-block proves wrong. A short send proves nothing.
     ///
     /// # Errors

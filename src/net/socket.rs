@@ -36,6 +36,13 @@ impl Stream for Socket {
         is_certain && matches!(self, Socket::Tcp(_))
     }
 
+    fn peek(&self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.try_io(|| receive(stream, room, RecvFlags::PEEK)),
+            Socket::Unix(stream) => stream.try_io(|| receive(stream, room, RecvFlags::PEEK)),
+        }
+    }
+
     fn shutdown_write(&self) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
@@ -47,8 +54,8 @@ impl Stream for Socket {
 impl Read for Socket {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         match self {
-            Socket::Tcp(stream) => stream.try_io(|| receive(&*stream, room)),
-            Socket::Unix(stream) => stream.try_io(|| receive(&*stream, room)),
+            Socket::Tcp(stream) => stream.try_io(|| receive(&*stream, room, RecvFlags::empty())),
+            Socket::Unix(stream) => stream.try_io(|| receive(&*stream, room, RecvFlags::empty())),
         }
     }
 }
@@ -76,8 +83,8 @@ const NO_SIGNAL: SendFlags = SendFlags::empty();
 /// Calls the kernel by way of rustix, not of the standard library. In a process with a second thread (ours
 /// writes the log), libc makes each of its calls a cancellation point (pthreads(7)), which costs 25
 /// instructions.
-fn receive(socket: impl AsFd, room: &mut [u8]) -> io::Result<usize> {
-    match rustix::net::recv(socket, room, RecvFlags::empty()) {
+fn receive(socket: impl AsFd, room: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+    match rustix::net::recv(socket, room, flags) {
         Ok((n, _)) => Ok(n),
         Err(e) => Err(error(e)),
     }

@@ -163,6 +163,7 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
     /// | recv did not fill its room, where that means empty, and not `until_would_block` | `readable` off |
     /// | recv would block | `readable` and `until_would_block` off |
     /// | recv got 0 | `EndOfInput`; while lingering: done |
+    /// | no memory for a recv | peek: as recv for anything but bytes |
     /// | the budget is used up | again |
     ///
     /// # Errors
@@ -218,7 +219,10 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
 
     /// Receives, and gives the protocol what came. Returns what that takes from the budget.
     fn receive(&mut self, context: &mut Context<P>) -> io::Result<usize> {
-        let mut room = self.input.room(&mut context.pool)?;
+        let mut room = match self.input.room(&mut context.pool) {
+            Ok(room) => room,
+            Err(e) => return self.receive_without_memory(e),
+        };
         let received = match self.socket.recv(room.bytes_mut()) {
             Ok(received) => received,
             Err(e) => {
@@ -240,6 +244,20 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         self.last_moved = context.now;
         self.call(context)?;
         Ok(n.max(CALL))
+    }
+
+    /// Only bytes need memory. The end of the stream, an error and a would-block do not, and a peer that has gone
+    /// would else keep the memory that it holds.
+    #[cold]
+    fn receive_without_memory(&mut self, error: io::Error) -> io::Result<usize> {
+        let received = self.socket.peek()?;
+        trace!("  peek answers Ok({received:?})");
+        match received {
+            Received::Bytes(_) => return Err(error),
+            Received::EndOfStream => self.state = State::EndOfInput,
+            Received::WouldBlock => {}
+        }
+        Ok(0)
     }
 
     /// Takes the next step of a connection that owes nothing and is not open. It goes on with what the step
