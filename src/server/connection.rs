@@ -68,6 +68,17 @@ enum State {
     Lingering,
 }
 
+/// What the next event of a connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It drives the connection.
+    Prompt,
+    /// It queues the connection, which has moved much in its last turn.
+    Deferred,
+    /// Nothing more than to latch its readiness: the connection waits in a queue.
+    Queued,
+}
+
 /// State of a connection after it was driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -99,7 +110,7 @@ pub struct Connection<S, P: Protocol> {
     protocol_state: P::State,
     /// When a byte last came or went, or the lingering began.
     last_moved: Instant,
-    is_queued: bool,
+    turn: Turn,
 }
 
 impl<S: Stream, P: Protocol> Connection<S, P> {
@@ -114,7 +125,7 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
             discarded: 0,
             protocol_state: P::State::default(),
             last_moved: now,
-            is_queued: false,
+            turn: Turn::Prompt,
         }
     }
 
@@ -123,15 +134,19 @@ impl<S: Stream, P: Protocol> Connection<S, P> {
         self.socket.latch(event);
     }
 
-    /// Returns whether the connection waits in a queue of its loop, as [`set_queued`](Connection::set_queued)
-    /// has said.
-    pub fn is_queued(&self) -> bool {
-        self.is_queued
+    /// Returns what its next event does.
+    pub fn turn(&self) -> Turn {
+        self.turn
     }
 
-    /// Notes whether the connection waits in a queue of its loop.
-    pub fn set_queued(&mut self, is_queued: bool) {
-        self.is_queued = is_queued;
+    /// Sets what its next event does.
+    pub fn set_turn(&mut self, turn: Turn) {
+        self.turn = turn;
+    }
+
+    /// Returns whether the connection waits in a queue of its loop.
+    pub fn is_queued(&self) -> bool {
+        self.turn == Turn::Queued
     }
 
     /// Returns whether the next step may be possible without an event. Such a connection must be in a queue

@@ -8,7 +8,7 @@ use crate::net::deadline::after;
 use crate::net::ready::Readiness;
 use crate::net::socket::Socket;
 use crate::protocol::Protocol;
-use crate::server::connection::Connection;
+use crate::server::connection::{Connection, Turn};
 use crate::server::connections::{Connections, TURN_TIME};
 use crate::server::timeouts::QUIET;
 
@@ -44,7 +44,7 @@ impl<P: Protocol> Connections<P> {
             if !(is_over && connection.holds_bytes() && self.memory_queue.remove(key)) {
                 return self.deadlines.schedule(key, after(now, Some(QUIET)));
             }
-            connection.set_queued(false);
+            connection.set_turn(Turn::Prompt);
         }
         if !is_over {
             self.schedule(key);
@@ -88,7 +88,7 @@ impl<P: Protocol> Connections<P> {
         for (key, connection) in &mut self.slab {
             prepare(connection);
             if !connection.is_queued() && connection.is_runnable() {
-                connection.set_queued(true);
+                connection.set_turn(Turn::Queued);
                 self.run_queue.push_back(key);
             }
         }
@@ -106,7 +106,7 @@ impl<P: Protocol> Connections<P> {
         self.memory_queue.clear();
         for key in 0..self.slab.capacity() {
             if let Some(connection) = self.slab.get_mut(key) {
-                connection.set_queued(false);
+                connection.set_turn(Turn::Prompt);
                 self.close(key, None);
             }
         }

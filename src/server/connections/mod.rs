@@ -27,7 +27,7 @@ use crate::net::socket::Socket;
 use crate::protocol::Protocol;
 use crate::server::address_limit::AddressLimit;
 use crate::server::config::Config;
-use crate::server::connection::{Connection, Progress};
+use crate::server::connection::{Connection, Progress, Turn};
 use crate::server::connection_log::ConnectionLog;
 use crate::server::context::Context;
 use crate::server::counters::CloseReason;
@@ -45,8 +45,8 @@ const BUDGET: RangeInclusive<usize> = 64 * 1024..=1024 * 1024;
 
 /// Number of bytes that the events of a turn may move: about as much as in [`TURN_TIME`].
 ///
-/// A connection that moves more than its share is loud, and gets its next turn from the run queue, behind the
-/// others there. So one that moves little is served at once, however many are loud (RFC 8290, 4.2, keeps new
+/// A connection that moves more than its share is loud, and its next event puts it into the run queue, behind
+/// the others there. So one that moves little is served at once, however many are loud (RFC 8290, 4.2, keeps new
 /// and old queues apart for the same reason).
 const EVENT_BYTES: usize = 8 * 1024 * 1024;
 
@@ -55,11 +55,13 @@ pub(crate) struct Connections<P: Protocol> {
     slab: Slab<Connection<Socket, P>>,
     /// What the connections share. Its time is the loop's time.
     pub(crate) context: Context<P>,
-    /// Keys of the runnable connections, and of those that were loud in their last turn, each once. An event
-    /// for one of them does not drive it, and none ends while it is queued.
+    /// Keys of the runnable connections, each once. An event for one of them does not drive it, and none ends
+    /// while it is queued.
     run_queue: VecDeque<usize>,
     /// Those that wait for memory. They are not in the run queue.
     memory_queue: MemoryQueue,
+    /// Number of bytes that make a connection loud in this turn, received and sent together.
+    share: u64,
     /// The events of a turn are being dispatched.
     in_events: bool,
     deadlines: Deadlines,
@@ -79,6 +81,7 @@ impl<P: Protocol> Connections<P> {
             context,
             run_queue: VecDeque::new(),
             memory_queue: MemoryQueue::default(),
+            share: *BUDGET.end() as u64,
             in_events: false,
             deadlines: Deadlines::default(),
             timeouts: Timeouts::new(config.idle_timeout),
@@ -172,6 +175,7 @@ impl<P: Protocol> Connections<P> {
     pub(crate) fn begin_turn(&mut self, events: usize) {
         let share = EVENT_BYTES / (events + self.run_queue.len()).max(1);
         self.context.budget = share.clamp(*BUDGET.start(), *BUDGET.end());
+        self.share = self.context.budget as u64;
         self.in_events = true;
     }
 
@@ -194,7 +198,7 @@ impl<P: Protocol> Connections<P> {
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
             trace!("connection {key}: its turn again");
-            self.slab[key].set_queued(false);
+            self.slab[key].set_turn(Turn::Prompt);
             self.drive(key, Readiness::default());
             if until.is_some_and(|until| until <= Instant::now()) {
                 break;
@@ -213,7 +217,7 @@ impl<P: Protocol> Connections<P> {
         for _ in 0..count {
             let Some(key) = self.memory_queue.pop() else { break };
             trace!("connection {key}: memory may be there again");
-            self.slab[key].set_queued(false);
+            self.slab[key].set_turn(Turn::Prompt);
             self.drive(key, Readiness::default());
             // One that holds bytes may want more memory than is there, and the next one less.
             let wants_little =
@@ -228,8 +232,8 @@ impl<P: Protocol> Connections<P> {
     fn drive(&mut self, key: usize, readiness: Readiness) {
         let Some(connection) = self.slab.get_mut(key) else { return };
         connection.latch(readiness);
-        if connection.is_queued() {
-            return;
+        if connection.turn() != Turn::Prompt {
+            return self.defer(key);
         }
         let progress = connection.drive(&mut self.context);
         let traffic = self.context.traffic;
@@ -238,12 +242,19 @@ impl<P: Protocol> Connections<P> {
         self.log.moved(key, traffic);
         // The usual answer is tested alone: a jump table of all would cost each echo five instructions.
         if let Ok(Progress::Blocked) = progress
-            && traffic.received + traffic.sent <= self.context.budget as u64
+            && traffic.received + traffic.sent <= self.share
         {
             return;
         }
         match progress {
-            Ok(Progress::Blocked | Progress::Again) => self.queue_loud(key),
+            Ok(Progress::Blocked) => {
+                self.slab[key].set_turn(Turn::Deferred);
+                self.check_time();
+            }
+            Ok(Progress::Again) => {
+                self.queue(key);
+                self.check_time();
+            }
             Ok(Progress::Lingering) => {
                 self.log_malformed(key);
                 self.schedule(key);
@@ -254,16 +265,18 @@ impl<P: Protocol> Connections<P> {
         }
     }
 
-    /// Queues a connection that was loud. It stays queued for one turn even if nothing is left to do, so that
-    /// its next event does not drive it before the others.
-    fn queue_loud(&mut self, key: usize) {
-        self.slab[key].set_queued(true);
-        match self.context.budget {
-            // It had no budget, and is perhaps not loud at all.
-            0 => self.run_queue.push_front(key),
-            _ => self.run_queue.push_back(key),
+    /// An event has come for a connection that was loud, or that is queued.
+    #[cold]
+    fn defer(&mut self, key: usize) {
+        let connection = &self.slab[key];
+        if connection.turn() == Turn::Deferred && connection.is_runnable() {
+            self.queue(key);
         }
-        self.check_time();
+    }
+
+    fn queue(&mut self, key: usize) {
+        self.slab[key].set_turn(Turn::Queued);
+        self.run_queue.push_back(key);
     }
 
     /// Takes the budget from the events that are left in this turn if they come too late. Then they find
@@ -281,7 +294,7 @@ impl<P: Protocol> Connections<P> {
         self.check_time();
         let Context { pool, now, counters, .. } = &mut self.context;
         counters.memory_waits += 1;
-        self.slab[key].set_queued(true);
+        self.slab[key].set_turn(Turn::Queued);
         self.memory_queue.push(key, pool, *now);
         self.memory_queue.warn(error, pool, *now);
     }
