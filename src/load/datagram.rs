@@ -20,9 +20,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 
 use crate::load::clock::Nanos;
-use crate::load::messages::{
-    CHUNK, Context, Driven, Failure, InFlight, Load, Next, Progress, Stray,
-};
+use crate::load::messages::{Context, Driven, Failure, InFlight, Load, Next, Progress, Stray};
 use crate::load::payload::Cursor;
 use crate::net::ready::Readiness;
 
@@ -305,7 +303,7 @@ fn answer(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usiz
 }
 
 // One recv must take the largest datagram whole.
-const _: () = assert!(CHUNK > crate::load::shape::MAX_DATAGRAM as usize);
+const _: () = assert!(crate::load::noise::CHUNK > crate::load::shape::MAX_DATAGRAM as usize);
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 use std::io;
 
 use crate::load::clock::Nanos;
+use crate::load::noise::CHUNK;
 use crate::load::payload::Payload;
 use crate::net::ready::Readiness;
 
@@ -131,9 +132,6 @@ pub enum Failure {
     /// Wrong bytes came back. These bytes follow the place [`received`](crate::load::client::Client::received).
     Corrupt(Vec<u8>),
 }
-
-/// The most bytes that one send or one receive handles.
-pub(crate) const CHUNK: usize = 256 * 1024;
 
 /// What all clients of a run do alike.
 #[derive(Debug, Clone, Copy)]

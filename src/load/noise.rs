@@ -20,7 +20,8 @@ use std::fmt;
 use std::num::NonZero;
 use std::sync::Arc;
 
-use crate::load::messages::CHUNK;
+/// The most bytes that one send or one receive handles.
+pub(crate) const CHUNK: usize = 256 * 1024;
 
 /// Lengths of the ring: prime numbers. The second one is for messages whose length is a multiple of the
 /// first, which would otherwise all be alike.

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::load::clock::Nanos;
-use crate::load::messages::{CHUNK, ClientOptions, InFlight};
+use crate::load::messages::{ClientOptions, InFlight};
+use crate::load::noise::CHUNK;
 use crate::load::payload::{Cursor, Payload};
 
 /// Messages and bytes between their start and their return.

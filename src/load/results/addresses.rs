@@ -4,7 +4,6 @@ use std::io::{self, Write};
 
 use serde::{Serialize, Serializer};
 
-use crate::load::results::whole_run::Results;
 use crate::load::results::words::counted;
 use crate::net::address::Address;
 
@@ -45,8 +44,7 @@ impl AddressCounts {
 }
 
 /// Writes a line for each address, if there is more than one.
-pub(super) fn text(out: &mut impl Write, results: &Results) -> io::Result<()> {
-    let addresses = &results.addresses;
+pub(super) fn text(out: &mut impl Write, addresses: &[AddressCounts]) -> io::Result<()> {
     if addresses.len() < 2 {
         return Ok(());
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::load::results::whole_run::{Results, SHORT};
+/// What the load tester itself used needs this much measured time to mean anything.
+pub(crate) const SHORT: Duration = Duration::from_millis(100);
 
 /// Gaps that make up this part of the measured time reach into its figures.
 const MANY_GAPS: f64 = 0.05;
@@ -45,11 +46,10 @@ impl Pauses {
     /// Returns what was paused, with its length, if it reached into the figures: a single gap that is half of
     /// the longest latency or more, many of them, a suspended machine, or stolen time. In a short measured time
     /// only a long pause tells anything.
-    pub fn reached(&self, results: &Results) -> Option<String> {
-        if !results.is_long_enough() && self.longest_gap.max(self.suspended) < SHORT {
+    pub(crate) fn reached(&self, measured: Duration, longest_latency: Duration) -> Option<String> {
+        if measured.max(self.longest_gap).max(self.suspended) < SHORT {
             return None;
         }
-        let longest_latency = Duration::from_nanos(results.latency.max());
         let seconds = |time: Duration| time.as_secs_f64();
         if !self.suspended.is_zero() {
             return Some(format!("the machine was suspended for {:.3} s", seconds(self.suspended)));
@@ -60,7 +60,7 @@ impl Pauses {
                 "the load tester was held up for {longest:.3} s in one piece, {all:.3} s in all"
             ));
         }
-        if seconds(self.gaps) > MANY_GAPS * seconds(results.elapsed) {
+        if seconds(self.gaps) > MANY_GAPS * seconds(measured) {
             let gaps = seconds(self.gaps);
             return Some(format!("the load tester was held up for {gaps:.3} s in all"));
         }
@@ -70,13 +70,17 @@ impl Pauses {
 }
 
 /// Writes a line if there was a pause, and another one if it reached into the figures.
-pub(super) fn text(out: &mut impl Write, results: &Results) -> io::Result<()> {
-    let Pauses { longest_gap, gaps, .. } = results.generator.pauses;
+pub(super) fn text(
+    out: &mut impl Write,
+    pauses: &Pauses,
+    reached: Option<String>,
+) -> io::Result<()> {
+    let Pauses { longest_gap, gaps, .. } = *pauses;
     if !longest_gap.is_zero() {
         let (longest, all) = (longest_gap.as_secs_f64(), gaps.as_secs_f64());
         writeln!(out, "gaps         {all:.3} s in all, the longest {longest:.3} s")?;
     }
-    if let Some(pause) = results.generator.pauses.reached(results) {
+    if let Some(pause) = reached {
         writeln!(out, "             {pause}: the figures above have this in them")?;
     }
     Ok(())
@@ -93,6 +97,7 @@ mod tests {
     use crate::load::messages::InFlight;
     use crate::load::plan::Plan;
     use crate::load::results::statistics::Statistics;
+    use crate::load::results::whole_run::Results;
     use crate::net::address::Address;
 
     #[test]
@@ -124,7 +129,7 @@ mod tests {
             let mut results = Results::new(plan, statistics);
             results.elapsed = elapsed;
             results.generator.pauses = pauses;
-            let found = pauses.reached(&results);
+            let found = results.pause();
             assert_eq!(found.is_some(), reached.is_some(), "{pauses:?}: {found:?}");
             assert!(found.unwrap_or_default().contains(reached.unwrap_or_default()), "{pauses:?}");
             assert_eq!(results.is_limited(), reached.is_some(), "{pauses:?}");

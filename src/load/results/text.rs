@@ -26,7 +26,7 @@ pub fn write(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
     parameters(out, &results.plan)?;
     counts(out, results)?;
     rates(out, results)?;
-    addresses::text(out, results)?;
+    addresses::text(out, &results.addresses)?;
     outages::text(out, &results.outages)?;
     let mut notes = Vec::new();
     errors(&mut notes, results)?;
@@ -221,8 +221,10 @@ fn generator(out: &mut impl Write, results: &Results) -> io::Result<()> {
     if !figures.is_empty() {
         writeln!(out, "generator    {}", figures.join(", "))?;
     }
-    pauses::text(out, results)?;
-    if results.is_limited() && results.generator.pauses.reached(results).is_none() {
+    let pause = results.pause();
+    let is_paused = pause.is_some();
+    pauses::text(out, &results.generator.pauses, pause)?;
+    if results.is_limited() && !is_paused {
         writeln!(
             out,
             "             the generator was the limit, not the server: \

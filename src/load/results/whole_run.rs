@@ -7,7 +7,7 @@ use crate::load::outage::Outages;
 use crate::load::plan::Plan;
 use crate::load::results::addresses::AddressCounts;
 use crate::load::results::histogram::Histogram;
-use crate::load::results::pauses::Pauses;
+use crate::load::results::pauses::{Pauses, SHORT};
 use crate::load::results::series::per_second;
 use crate::load::results::statistics::{
     Connections, Corruption, Datagrams, Lag, Messages, Statistics,
@@ -15,9 +15,6 @@ use crate::load::results::statistics::{
 
 /// A loop that used this part of a processor, or wanted to, was the limit itself.
 const SATURATED: f64 = 0.95;
-
-/// What the load tester itself used needs this much measured time to mean anything.
-pub(crate) const SHORT: Duration = Duration::from_millis(100);
 
 /// So was a loop that was this late on average, in nanoseconds.
 const LATE: u64 = 1_000_000;
@@ -124,6 +121,12 @@ impl Results {
         (self.connections.established > 0).then_some((*min, *max))
     }
 
+    /// Returns what the load tester was paused by, if that reached into the figures.
+    pub fn pause(&self) -> Option<String> {
+        let longest_latency = Duration::from_nanos(self.latency.max());
+        self.generator.pauses.reached(self.elapsed, longest_latency)
+    }
+
     /// Returns the number of errors.
     pub fn error_count(&self) -> u64 {
         self.errors.values().sum()
@@ -135,7 +138,7 @@ impl Results {
         let is_saturated = self.generator.demand.is_some_and(|demand| demand >= SATURATED);
         let is_late = self.generator.lag.mean() >= LATE;
         self.is_long_enough() && (is_saturated && self.plan.busy_poll.is_none() || is_late)
-            || self.generator.pauses.reached(self).is_some()
+            || self.pause().is_some()
     }
 
     /// Returns whether every message is accounted for: it came back, timed out, was lost, or could not be

@@ -15,7 +15,7 @@ use crate::load::plan::Plan;
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connector::{ConnectQueue, Connector};
 use crate::load::worker::gaps::Gaps;
-use crate::load::worker::retry::Retries;
+use crate::load::worker::retries::Retries;
 use crate::load::worker::slot::Stage;
 use crate::load::worker::workload::Workload;
 use crate::net::deadline::Deadlines;

@@ -14,6 +14,7 @@ mod ending;
 pub(crate) mod event_loop;
 pub(crate) mod gaps;
 pub(crate) mod reporter;
+mod retries;
 mod retry;
 mod slot;
 pub(crate) mod targets;

@@ -14,49 +14,13 @@ use std::time::{Duration, Instant};
 use crate::load::backoff;
 use crate::load::clock::Nanos;
 use crate::load::messages::Load;
-use crate::load::plan::Plan;
 use crate::load::worker::connect::Connect;
 use crate::load::worker::connections::Connections;
 use crate::load::worker::slot::Stage;
-use crate::net::deadline::{Deadlines, after};
+use crate::net::deadline::after;
 
 /// How long a run that has no end by time goes on without an echo, if there is no timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The slots that wait until they may try again.
-#[derive(Debug)]
-pub(crate) struct Retries {
-    due: Deadlines,
-    /// Number of those that wait.
-    pub(super) waiting: usize,
-    /// Whether what was lost is made again, now or at all.
-    pub(super) is_on: bool,
-    seed: u64,
-    /// The last outage whose end made all try again.
-    hurried: Option<usize>,
-    /// When a connection failed for the first time since a message came back, and the number of messages that
-    /// had come back.
-    none_since: Option<(Instant, u64)>,
-}
-
-impl Retries {
-    pub(super) fn new(plan: &Plan) -> Retries {
-        let (seed, is_on) = (plan.seed, plan.replaces);
-        Retries {
-            due: Deadlines::default(),
-            waiting: 0,
-            is_on,
-            seed,
-            hurried: None,
-            none_since: None,
-        }
-    }
-
-    /// From now on nothing is made again.
-    pub(super) fn stop(&mut self) {
-        self.is_on = false;
-    }
-}
 
 impl<C: Connect> Connections<C> {
     /// From now on nothing is made again. A connection that is being made again, and has nothing to send, is not
