@@ -8,6 +8,12 @@
 //! part of what is still free (dynamic thresholds, as switches divide their buffers: Choudhury and Hahne,
 //! 1998). Many greedy connections then hold equal parts, and some memory always stays free for a connection
 //! that asks for little.
+//!
+//! | memory is | a page that is taken | a page that is returned |
+//! |---|---|---|
+//! | plentiful | has the full size | becomes spare, up to a mebibyte of them; else it is unmapped |
+//! | scarce: less than 64 full pages are free | has a 64th of what is free, at least 4 KiB | the same, if it has the size of the next page |
+//! | short: a page was asked for in vain | is asked for again, perhaps in vain | is unmapped, which ends the shortage |
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
