@@ -20,7 +20,7 @@ pub trait Stream: Read + Write {
     /// answers as if there were bytes.
     ///
     /// # Errors
-    /// Those of recv(2).
+    /// Those of recv(2), and at once an error that a recv would report only behind the bytes, such as a reset.
     fn peek(&self, room: &mut [u8]) -> io::Result<usize> {
         Ok(room.len())
     }

@@ -37,6 +37,11 @@ impl Stream for Socket {
     }
 
     fn peek(&self, room: &mut [u8]) -> io::Result<usize> {
+        let error = match self {
+            Socket::Tcp(stream) => stream.take_error(),
+            Socket::Unix(stream) => stream.take_error(),
+        };
+        error?.map_or(Ok(()), Err)?;
         match self {
             Socket::Tcp(stream) => stream.try_io(|| receive(stream, room, RecvFlags::PEEK)),
             Socket::Unix(stream) => stream.try_io(|| receive(stream, room, RecvFlags::PEEK)),
