@@ -276,8 +276,15 @@ fn an_output_that_another_process_made_nonblocking_gets_the_whole_report() {
 
 // Signals
 
+/// Gives children the default action of SIGHUP, also if nohup(1) has started the tests: execve(2) resets what
+/// has a handler, and leaves ignored what is ignored.
+fn handle_hang_up() {
+    signal_hook::flag::register(Signal::SIGHUP as i32, Arc::default()).expect("a handler");
+}
+
 #[test]
 fn a_hang_up_ends_the_run_with_its_report_unless_it_was_ignored() {
+    handle_hang_up();
     let daemon = Daemon::start(&[]);
     let options = "-c 2 -d 60s -i 50ms --output-format json";
     let mut tester = Tester::start(daemon.address(), options);
@@ -297,6 +304,7 @@ fn a_hang_up_ends_the_run_with_its_report_unless_it_was_ignored() {
 
 #[test]
 fn a_signal_as_soon_as_it_is_handled_has_a_report_or_a_word() {
+    handle_hang_up();
     let server = Watched::new();
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
         let mut running =
