@@ -146,6 +146,12 @@ fn without_address_space_sigterm_still_ends_in_order() {
 
 #[test]
 fn newcomers_for_whom_there_is_no_memory_wait_in_the_backlog_and_nobody_is_lost() {
+    if cfg!(mio_unsupported_force_poll_poll) {
+        eprintln!(
+            "NOT RUN: over poll(2) mio has a list that grows, for which nothing can be reserved"
+        );
+        return;
+    }
     allow_many_files();
     let mut daemon = daemon_within(12 * MIB, &["--idle-timeout", "1h"]);
     let mut friend = daemon.connect();
