@@ -7,13 +7,13 @@ mod common;
 use std::fs::{self, File, OpenOptions};
 use std::io::{PipeWriter, Read, Write, pipe};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::PathBuf;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{
-    DEADLINE, Daemon, eventually, expect_bytes, expect_end, have, leave, pattern, ping, stuff,
+    DEADLINE, Daemon, Folder, connect_path, eventually, expect_bytes, expect_end, have, leave,
+    pattern, ping, stuff,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -21,27 +21,6 @@ use nix::unistd::Pid;
 
 const ECHOD: &str = env!("CARGO_BIN_EXE_echod");
 const ANY_PORT: &str = "tcp://127.0.0.1:0";
-
-/// A folder of the test's own.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let folder = std::env::temp_dir().join(format!("echod-{name}-{}", std::process::id()));
-        fs::create_dir(&folder).expect("folder");
-        Folder(folder)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).into_os_string().into_string().expect("a path in UTF-8")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A process that prints no address, or where nobody can read it.
 struct Mute(Child);
@@ -306,13 +285,7 @@ fn a_terminal_with_tostop_does_not_stop_a_daemon_in_the_background() {
     let pid = fs::read_to_string(&pid).expect("read").trim().parse().expect("a process id");
     let _killed = Killed(pid);
     for _ in 0..10 {
-        let mut stream = None;
-        eventually("it listens", || {
-            stream = UnixStream::connect(&path).ok();
-            stream.is_some()
-        });
-        let mut stream = stream.expect("connected");
-        stream.set_read_timeout(Some(DEADLINE)).expect("set a deadline");
+        let mut stream = connect_path(&path);
         ping(&mut stream, b"in the background");
         leave(stream);
     }
@@ -337,13 +310,7 @@ fn a_full_stdout_holds_up_neither_the_echo_nor_the_manager_nor_the_end() {
     command.arg(format!("unix:{path}")).env("NOTIFY_SOCKET", &manager);
     let log_file = OpenOptions::new().create(true).append(true).open(&log).expect("create");
     let mut daemon = Mute::start(command.stdout(full).stderr(log_file));
-    let mut stream = None;
-    eventually("it listens", || {
-        stream = UnixStream::connect(&path).ok();
-        stream.is_some()
-    });
-    let mut stream = stream.expect("connected");
-    stream.set_read_timeout(Some(DEADLINE)).expect("set a deadline");
+    let mut stream = connect_path(&path);
     ping(&mut stream, b"without an address");
     let mut message = [0; 64];
     let n = manager_socket.recv(&mut message).expect("a message");

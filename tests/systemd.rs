@@ -9,7 +9,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream,
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -19,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use common::datagrams;
 use common::{
-    DEADLINE, Daemon, InProcess, any_port, connect, eventually, expect_bytes, expect_end,
-    expect_error, expect_error_with, halt, have, leave, pattern, ping, resume, stuff,
+    DEADLINE, Daemon, Folder, InProcess, any_port, connect, connect_path, eventually, expect_bytes,
+    expect_end, expect_error, expect_error_with, halt, have, leave, pattern, ping, resume, stuff,
 };
 use echoloop::process::systemd::ServiceManager;
 use echoloop::sources::watchdog::Watchdog;
@@ -62,27 +61,6 @@ fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
     (listener, address)
-}
-
-/// A folder of the test's own, with a short name, as the path of a socket must be.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let folder = std::env::temp_dir().join(format!("echod-{name}-{}", std::process::id()));
-        fs::create_dir(&folder).expect("folder");
-        Folder(folder)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).into_os_string().into_string().expect("a path in UTF-8")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// A daemon that is not asked the last questions: they need a time without clients, and an echo.
@@ -497,13 +475,7 @@ fn systemd_socket_activate_finds_a_daemon_that_serves() {
     thread::scope(|scope| {
         // It starts the daemon when the first client comes.
         let client = scope.spawn(|| {
-            let mut stream = None;
-            eventually("it listens", || {
-                stream = UnixStream::connect(&paths[1]).ok();
-                stream.is_some()
-            });
-            let mut stream = stream.expect("connected");
-            stream.set_read_timeout(Some(DEADLINE)).expect("set a deadline");
+            let mut stream = connect_path(&paths[1]);
             stream.write_all(b"hello").expect("send");
             stream.shutdown(Shutdown::Write).expect("half-close");
             let mut got = Vec::new();

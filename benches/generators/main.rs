@@ -45,7 +45,7 @@ mod machine;
 mod process;
 mod server;
 
-use error::Error;
+use error::{Error, exit_code};
 use figures::Figures;
 use generator::{Generator, Load};
 use machine::Machine;
@@ -93,13 +93,7 @@ fn main() -> ExitCode {
         },
         _ => check(),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            cli::complain(NAME, &e.to_string());
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(NAME, done)
 }
 
 fn pin(cpu: &str, command: &[String]) -> Result<(), Error> {

@@ -49,7 +49,7 @@ mod tree;
 mod workload;
 
 use contender::Contender;
-use error::Error;
+use error::{Error, exit_code};
 use options::Options;
 use report::Report;
 use workload::{Placement, WORKLOADS};
@@ -73,13 +73,7 @@ fn main() -> ExitCode {
         },
         _ => check(),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            cli::complain(NAME, &e.to_string());
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(NAME, done)
 }
 
 fn number(text: &str) -> Result<usize, Error> {

@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
@@ -86,6 +87,40 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream.set_write_timeout(Some(DEADLINE)).expect("set a deadline");
     stream.set_nodelay(true).expect("set nodelay");
     stream
+}
+
+/// Connects to a Unix socket, as soon as somebody listens there.
+#[track_caller]
+pub fn connect_path(path: impl AsRef<Path>) -> UnixStream {
+    let mut stream = None;
+    eventually("it listens", || {
+        stream = UnixStream::connect(&path).ok();
+        stream.is_some()
+    });
+    let stream = stream.expect("connected");
+    stream.set_read_timeout(Some(DEADLINE)).expect("set a deadline");
+    stream
+}
+
+/// A folder of the test's own, with a short name, as the path of a socket must be.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let folder = std::env::temp_dir().join(format!("echod-{name}-{}", std::process::id()));
+        fs::create_dir(&folder).expect("folder");
+        Folder(folder)
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).into_os_string().into_string().expect("a path in UTF-8")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Sends and gets back the same.
