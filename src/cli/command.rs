@@ -64,6 +64,11 @@ fn error_line(message: &str) -> String {
 /// Writes one line to stderr that begins with the name of the command. Not `eprintln!`, which panics
 /// if stderr is closed, and waits for ever if it is a pipe that is full.
 pub fn complain(name: &str, why: &str) {
+    complain_within(name, why, COMPLAINT_TIMEOUT);
+}
+
+/// The same, for a stderr that is waited for no longer than `timeout`.
+pub fn complain_within(name: &str, why: &str, timeout: Duration) {
     let line = format!("{name}: {}\n", one_line(why));
-    let _ = write_within(stderr(), line.as_bytes(), COMPLAINT_TIMEOUT);
+    let _ = write_within(stderr(), line.as_bytes(), timeout);
 }

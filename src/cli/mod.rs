@@ -4,4 +4,4 @@ mod command;
 pub mod output;
 pub mod units;
 
-pub use command::{complain, fail, main, parse, usage};
+pub use command::{complain, complain_within, fail, main, parse, usage};

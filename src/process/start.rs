@@ -26,9 +26,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::flag::register_conditional_shutdown;
+
+/// A signal that follows the first one this fast is the same wish: timeout(1), for example, relays a Ctrl-C
+/// that the terminal has sent to the whole group.
+pub const SAME_WISH: Duration = Duration::from_millis(300);
 
 /// Blocked for good. A blocked signal interrupts no call, and a write that would raise it goes on.
 const UNWANTED: [Signal; 5] =

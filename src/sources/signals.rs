@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::info;
 use mio::Interest;
@@ -14,13 +14,9 @@ use signal_hook::consts::{SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SI
 use signal_hook_mio::v1_0::Signals as SignalPipe;
 
 use crate::net::failure::cannot;
-use crate::process::start::Starting;
+use crate::process::start::{SAME_WISH, Starting};
 use crate::process::systemd::ServiceManager;
 use crate::server::source::{Action, EventSource, LoopHandle, Notification};
-
-/// A signal that follows the first one this fast is the same wish: timeout(1), for example, relays a Ctrl-C
-/// that the terminal has sent to the whole group.
-const SAME_WISH: Duration = Duration::from_millis(300);
 
 /// Number of children reaped in one turn.
 const REAPED: usize = 256;

@@ -1,22 +1,19 @@
 //! Files that are written. A file appears, or replaces the old one, once it is complete.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+
+use echoloop::cli::output;
 
 /// Most symbolic links that are followed, as in the kernel (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
 /// Most files of the same name that an earlier process with the same number can have left.
 const MAX_PARTS: u32 = 100;
-
-/// How long to wait before another write to an output that would block.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// The files that are not complete yet.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -53,34 +50,26 @@ impl Destination {
         &self.name
     }
 
+    /// Writes all bytes. An output that another process has made nonblocking is waited for: the flag is shared
+    /// with that process, and the report is not dropped.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        output::write_all(self.file.as_fd(), bytes)
+    }
+
     /// Writes until all is complete, and puts the file in its place.
     ///
     /// # Errors
     /// Those of the system. The old file is then as it was.
-    pub fn complete(mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn complete(self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes)?;
         let Some((part, path)) = &self.replaces else { return Ok(()) };
         // The new name could outlive a crash of the machine, and the bytes not.
         self.file.sync_all()?;
         // A file that something is mounted on cannot be replaced.
         fs::rename(part, path).or_else(|_| fs::copy(part, path).map(drop))
-    }
-}
-
-/// An output that another process has made nonblocking waits here: the flag is shared with that process,
-/// and the report is not dropped.
-impl Write for Destination {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.file.write(bytes) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
-                written => return written,
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }
 

@@ -1,13 +1,13 @@
 //! The output of the report. It is written on a thread of its own: a pipe that nobody reads must not hold
 //! up the run or its signals.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
-use std::thread;
 use std::time::Duration;
 
 use echoloop::load::results::json;
 use echoloop::load::{Interval, Stopper};
+use echoloop::process::threads;
 
 use crate::destination::Destination;
 use crate::progress::complain;
@@ -43,7 +43,7 @@ impl Output {
             let written = write(destination, &interval_receiver, &report_receiver, &stopper);
             let _ = result.send(written);
         };
-        thread::Builder::new().name("output".into()).spawn(write)?;
+        threads::spawn("output", write)?;
         Ok(Output { name, intervals, report, written, left_out: 0 })
     }
 
@@ -94,7 +94,7 @@ impl Writing {
 }
 
 fn write(
-    mut destination: Destination,
+    destination: Destination,
     intervals: &Receiver<Interval>,
     report: &Receiver<Vec<u8>>,
     stopper: &Stopper,

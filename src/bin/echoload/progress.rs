@@ -5,11 +5,11 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::thread;
 use std::time::Duration;
 
 use echoloop::cli;
 use echoloop::load::Update;
+use echoloop::process::threads;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -93,7 +93,7 @@ impl Writer {
             }
             let _ = done.send(());
         };
-        thread::Builder::new().name("progress".into()).spawn(write)?;
+        threads::spawn("progress", write)?;
         Ok(Writer { updates, finished, is_abandoned })
     }
 }
@@ -131,15 +131,7 @@ impl View {
 
 /// Writes a line about a failure to stderr, and does not wait for long if nobody reads it.
 pub fn complain(why: &str) {
-    let (done, written) = mpsc::channel();
-    let why = why.to_owned();
-    let write = move || {
-        cli::complain(NAME, &why);
-        let _ = done.send(());
-    };
-    if thread::Builder::new().name("complaint".into()).spawn(write).is_ok() {
-        let _ = is_done(&written);
-    }
+    cli::complain_within(NAME, why, PATIENCE);
 }
 
 /// Waits until a thread has written to stderr, but not for one that nobody reads.

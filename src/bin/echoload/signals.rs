@@ -4,20 +4,17 @@ use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use echoloop::load::Stopper;
+use echoloop::process::start::SAME_WISH;
+use echoloop::process::threads;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals as Iterator;
 use signal_hook::low_level;
 
 use crate::destination;
 use crate::progress::complain;
-
-/// A signal that follows the first one this fast is the same request: timeout(1), for example, signals
-/// the process and then its group.
-const SAME_REQUEST: Duration = Duration::from_millis(300);
 
 /// The signals that end the load tester.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +46,7 @@ impl Signals {
                 shared.come(signal, &mut first);
             }
         };
-        thread::Builder::new().name("signals".into()).spawn(handler)?;
+        threads::spawn("signals", handler)?;
         Ok(signals)
     }
 
@@ -70,7 +67,7 @@ impl Signals {
                 stopper.stop();
                 *first = Some(Instant::now());
             }
-            (Some(_), Some(first)) if first.elapsed() < SAME_REQUEST => {}
+            (Some(_), Some(first)) if first.elapsed() < SAME_WISH => {}
             (stopper, _) => {
                 if stopper.is_none() {
                     let name = low_level::signal_name(signal).unwrap_or("a signal");
